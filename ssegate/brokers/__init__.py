@@ -1,0 +1,1 @@
+"""What orders, stores and spreads updates."""

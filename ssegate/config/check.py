@@ -1,0 +1,340 @@
+"""What several keys of a configuration have to do with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping as Environ
+
+from ssegate.config.document import Mapping, Path
+from ssegate.config.explain import did_you_mean, nearest
+from ssegate.config.model import Config, Route
+from ssegate.config.tree import Part, Tree
+from ssegate.core.routing import Entry, PathPattern, conflicts
+from ssegate.core.template import Template
+
+_SOURCES = ("poll", "webhook", "proxy")
+_CURSOR_NAMES = frozenset({"lastEventId", "last_event_id", "Last-Event-ID"})
+_FORMS = {
+    "snapshot": ("snapshot",),
+    "patch": ("snapshot", "patch"),
+    "merge": ("snapshot", "merge"),
+    "items": ("snapshot", "added", "changed", "removed"),
+}
+"""What each form of `emit.as` sends (WIRE.md, "A stream", 5)."""
+_MEANINGLESS_ON_PROXY = ("query", "negotiate", "emit", "heartbeat", "retry", "max_age", "history")
+
+
+def check_config(config: Config, tree: Tree, environ: Environ[str, str]) -> None:
+    """Note in the tree whatever does not fit together. Keys that are broken in themselves cause no further complaints."""
+    _check_listeners(config, tree)
+    _check_cors(config, tree)
+    placed = [(tree.origin(("routes", index)), route) for index, route in enumerate(config.routes)]
+    for path, route in placed:
+        _RouteCheck(config, tree, environ, path, route).run()
+    _check_conflicts(placed, tree)
+    _check_receivers(placed, tree)
+
+
+def resolve_config(config: Config, tree: Tree, source: str) -> Config:
+    """Put the defaults into each route, and the only upstream where none is named."""
+    routes = tuple(_resolved(route, config, tree, index) for index, route in enumerate(config.routes))
+    resolved = config.model_copy(update={"routes": routes})
+    resolved._source = source
+    return resolved
+
+
+def _resolved(route: Route, config: Config, tree: Tree, index: int) -> Route:
+    defaults = config.defaults
+    update: dict[str, object] = {
+        name: getattr(defaults, name)
+        for name in ("heartbeat", "retry", "max_age")
+        if name not in route.model_fields_set
+    }
+    own = route.history.model_dump(include=route.history.model_fields_set)
+    update["history"] = defaults.history.model_copy(update=own)
+    for name in ("poll", "proxy"):
+        source = getattr(route, name)
+        if source is not None and not source.upstream:
+            update[name] = source.model_copy(update={"upstream": next(iter(config.upstreams))})
+    resolved = route.model_copy(update=update)
+    resolved._line = tree.span(("routes", index, "path"), "key").line
+    return resolved
+
+
+def _check_listeners(config: Config, tree: Tree) -> None:
+    admin = config.admin
+    if admin is None or tree.is_broken(("server", "listen")) or tree.is_broken(("admin", "listen")):
+        return
+    if admin.listen.port and admin.listen == config.server.listen:
+        message = "the public listener has this address; give the admin listener its own"
+        tree.add(("admin", "listen"), "value", message)
+
+
+def _check_cors(config: Config, tree: Tree) -> None:
+    if config.cors is not None and config.cors.credentials and "*" in config.cors.origins:
+        message = '`credentials` and the origin "*" do not go together; name the origins'
+        tree.add(("cors", "credentials"), "value", message)
+
+
+def _check_conflicts(placed: list[tuple[Path, Route]], tree: Tree) -> None:
+    placed = [(path, route) for path, route in placed if not tree.is_broken((*path, "path"))]
+    entries = [Entry(_pattern(route.path), path, negotiate=route.negotiate) for path, route in placed]
+    for one, other in conflicts(entries):
+        _note_conflict(placed[one][0], placed[other][0], tree)
+
+
+def _pattern(path: str) -> PathPattern:
+    """Whether the rest is allowed is checked apart from whether the path is one."""
+    return PathPattern(path, allow_rest=True)
+
+
+def _note_conflict(one: Path, other: Path, tree: Tree) -> None:
+    for path, against in ((one, other), (other, one)):
+        line = tree.span((*against, "path"), "key").line
+        message = f"matches the same requests as routes[{against[1]}] on line {line}; one of them has to go"
+        tree.add((*path, "path"), "route-conflict", message)
+
+
+def _check_receivers(placed: list[tuple[Path, Route]], tree: Tree) -> None:
+    """Deliveries to one path are verified in one way, and the path is for nothing else."""
+    known: dict[object, tuple[Path, Route]] = {}
+    viewed = [(path, route) for path, route in placed if not tree.is_broken((*path, "path")) and route.proxy is None]
+    paths = {_pattern(route.path).segments: path for path, route in viewed}
+    for path, route in placed:
+        if route.webhook is None or tree.is_broken((*path, "webhook", "at")):
+            continue
+        at = _pattern(route.webhook.at).segments
+        first, other = known.setdefault(at, (path, route))
+        doubtful = any(tree.is_broken((*each, "webhook", "verify")) for each in (first, path))
+        if not doubtful and other.webhook is not None and other.webhook.verify != route.webhook.verify:
+            line = tree.span((*first, "webhook", "at"), "key").line
+            message = f"routes[{first[1]}] on line {line} verifies deliveries here in another way; use another path, or the same way"
+            tree.add((*path, "webhook", "at"), "route-conflict", message)
+        if at in paths:
+            line = tree.span((*paths[at], "path"), "key").line
+            message = f"routes[{paths[at][1]}] on line {line} has this path for its viewers; deliveries want a path of their own"
+            tree.add((*path, "webhook", "at"), "route-conflict", message)
+
+
+class _RouteCheck:
+    """The checks of one route."""
+
+    def __init__(self, config: Config, tree: Tree, environ: Environ[str, str], path: Path, route: Route) -> None:
+        self._config = config
+        self._tree = tree
+        self._environ = environ
+        self._path = path
+        self._route = route
+        self._parameters = _pattern(route.path).parameters
+
+    def run(self) -> None:
+        self._check_sources()
+        self._check_query()
+        self._check_proxy_keys()
+        self._check_upstreams()
+        self._check_body()
+        self._check_emit()
+        if not self._is_broken("path"):
+            self._check_path()
+            self._check_params()
+            self._check_get()
+            self._check_match()
+            self._check_event()
+
+    def _add(self, keys: Path, code: str, message: str, hint: str = "", part: Part = "value") -> None:
+        path = (*self._path, *keys)
+        if not self._tree.is_broken(path):
+            self._tree.add(path, code, message, hint, part)
+
+    def _has(self, *keys: str) -> bool:
+        """Whether the file has it, right or wrong."""
+        return self._tree.find((*self._path, *keys)) is not None
+
+    def _is_broken(self, *keys: str) -> bool:
+        return self._tree.is_broken((*self._path, *keys))
+
+    def _sources(self) -> list[str]:
+        return [name for name in _SOURCES if self._has(name)]
+
+    def _check_sources(self) -> None:
+        sources = self._sources()
+        if not sources and not any(self._is_broken(name) for name in _SOURCES):
+            message = "the route has no source; write one of poll, webhook and proxy"
+            self._tree.add((*self._path, "path"), "missing", message, part="key", about=self._path)
+        if {"poll", "webhook"} <= set(sources):
+            message = "a webhook beside a poll needs `then: poll`, which is not built yet; make it a route of its own"
+            self._note_extra("webhook", message)
+        elif len(sources) > 1:
+            self._note_extra(sources[1], f"the route has `{sources[0]}` already; keep one of them")
+
+    def _note_extra(self, name: str, message: str) -> None:
+        """Also when something in it is broken: it is one too many anyway."""
+        self._tree.add((*self._path, name), "value", message, part="key")
+
+    def _check_path(self) -> None:
+        if _pattern(self._route.path).has_rest and not self._has("proxy"):
+            name = self._parameters[-1]
+            message = f"`{{{name}:path}}` is for proxy routes only; write `{{{name}}}` for one segment"
+            self._add(("path",), "template", message)
+
+    def _check_params(self) -> None:
+        for name in self._route.params:
+            if name not in self._parameters:
+                self._note_unknown(("params", name), f"`{name}` is not a parameter of the path", name, self._parameters)
+
+    def _check_query(self) -> None:
+        if self._route.webhook is not None and self._has("query"):
+            self._add(("query",), "value", "`query` means nothing on a webhook route; leave it out", part="key")
+        for name in self._route.query:
+            if name in _CURSOR_NAMES:
+                message = f"`{name}` is taken out of the query as the cursor; take another name"
+                self._add(("query", name), "value", message, part="key")
+
+    def _check_proxy_keys(self) -> None:
+        if self._sources() != ["proxy"]:
+            return
+        for name in _MEANINGLESS_ON_PROXY:
+            if self._has(name):
+                self._add((name,), "value", f"`{name}` means nothing on a proxy route; leave it out", part="key")
+
+    def _note_unknown(self, keys: Path, message: str, name: str, known: Iterable[str], part: Part = "key") -> None:
+        self._add(keys, "reference", message, did_you_mean(name, known), part)
+
+    def _check_upstreams(self) -> None:
+        for source in ("poll", "proxy"):
+            asks = getattr(self._route, source)
+            if asks is not None:
+                self._check_upstream(asks.upstream, source)
+
+    def _check_upstream(self, name: str, source: str) -> None:
+        known = self._upstreams()
+        keys = (source, "upstream")
+        if self._tree.is_gone(("upstreams",)) or self._is_broken(*keys):
+            return
+        if not known:
+            self._add((source,), "reference", "there is no upstream to ask; write `upstreams`", part="key")
+        elif not name and len(known) > 1:
+            message = f"`upstream` is missing; write one of {_listed(known)}"
+            self._tree.add((*self._path, source), "missing", message, part="key")
+        elif name and name not in known:
+            self._note_value_unknown(keys, "upstream", name, known)
+
+    def _upstreams(self) -> list[str]:
+        """Those in the file, right or wrong."""
+        found = self._tree.find(("upstreams",))
+        return list(found[1].entries) if found is not None and isinstance(found[1], Mapping) else []
+
+    def _note_value_unknown(self, keys: Path, what: str, name: str, known: list[str]) -> None:
+        """As a value may have come from `${…}`, it is not quoted then."""
+        if self._tree.is_expanded((*self._path, *keys)):
+            self._add(keys, "reference", f"what `${{…}}` gave here is no {what}; write one of {_listed(known)}")
+        else:
+            self._note_unknown(keys, f"`{name}` is no {what}; write one of {_listed(known)}", name, known, "value")
+
+    def _check_body(self) -> None:
+        if self._route.poll is not None and self._route.poll.body != "json":
+            for name in ("select", "items", "ignore"):
+                if self._has("poll", name):
+                    message = f"`{name}` reads JSON; leave it out, or write `body: json`"
+                    self._add(("poll", name), "value", message, part="key")
+
+    def _check_get(self) -> None:
+        """What a URL may name: the path's parameters, the query's, the environment."""
+        if self._route.poll is None:
+            return
+        known = [*self._parameters, *(f"query.{name}" for name in self._route.query)]
+        for name in Template(self._route.poll.get).names:
+            if name not in known and not self._is_doubtful(name):
+                self._note_name(("poll", "get"), name, known)
+
+    def _is_doubtful(self, name: str) -> bool:
+        """Whether it would be declared by a key that is broken."""
+        return name.startswith("query.") and self._is_broken("query")
+
+    def _note_name(self, keys: Path, name: str, known: list[str]) -> None:
+        root, _, rest = name.partition(".")
+        if root == "env" and rest in self._environ:
+            return
+        if self._tree.is_expanded((*self._path, *keys)):
+            self._add(keys, "template", "what `${…}` gave here names what is neither in the path nor in `query`")
+        elif root == "env":
+            hint = did_you_mean(rest, self._environ)
+            self._add(keys, "template", f"`{{{name}}}`: the environment variable {rest or 'it wants'} is not set", hint)
+        elif root == "query":
+            message = f"`{{{name}}}` is not declared; write it below `query` with a pattern"
+            self._add(keys, "template", message, did_you_mean(name, known))
+        else:
+            self._add(keys, "template", f"`{{{name}}}` is not a parameter of the path", did_you_mean(name, known))
+
+    def _check_match(self) -> None:
+        webhook = self._route.webhook
+        if webhook is None:
+            return
+        for name in webhook.match:
+            if name not in self._parameters:
+                message = f"`{name}` is not a parameter of the path"
+                self._note_unknown(("webhook", "match", name), message, name, self._parameters)
+        meant = {nearest(name, self._parameters) for name in webhook.match if name not in self._parameters}
+        missing = [name for name in self._parameters if name not in webhook.match and name not in meant]
+        missing = [name for name in missing if not self._is_broken("webhook", "match", name)]
+        if missing:
+            keys = ("webhook", "match") if self._has("webhook", "match") else ("webhook",)
+            message = f"{_listed(missing)} of the path {'is' if len(missing) == 1 else 'are'} not matched; say where to find it"
+            self._add(keys, "missing", message, part="key")
+
+    def _check_emit(self) -> None:
+        sources = self._sources()
+        if sources == ["webhook"]:
+            for name in ("as", "names"):
+                if self._has("emit", name):
+                    message = f"`{name}` is for poll routes; a webhook's event has `event` and `data`"
+                    self._add(("emit", name), "value", message, part="key")
+        elif sources == ["poll"]:
+            for name in ("event", "data"):
+                if self._has("emit", name):
+                    self._add(("emit", name), "value", f"`{name}` is for webhook routes; leave it out", part="key")
+            self._check_form()
+
+    def _check_event(self) -> None:
+        if self._route.webhook is None or self._route.emit.event is None:
+            return
+        known = [*self._parameters, "headers", "body", "query", "env"]
+        for name in Template(self._route.emit.event).names:
+            root, _, rest = name.partition(".")
+            if root == "env" or (root not in ("headers", "body", "query") and name not in self._parameters):
+                self._note_event_name(name, root, rest, known)
+            elif not rest and root in ("headers", "query") and name not in self._parameters:
+                self._add(("emit", "event"), "template", f"`{{{name}}}` wants a name behind it, such as `{{{name}.x}}`")
+
+    def _note_event_name(self, name: str, root: str, rest: str, known: list[str]) -> None:
+        keys = ("emit", "event")
+        if root == "env" and rest:
+            self._note_name(keys, name, known)
+        elif self._tree.is_expanded((*self._path, *keys)):
+            self._add(keys, "template", "what `${…}` gave here names what a delivery does not have")
+        else:
+            message = f"`{{{name}}}` is neither a parameter of the path nor in headers, body, query or env"
+            self._add(keys, "template", message, did_you_mean(root, known))
+
+    def _check_form(self) -> None:
+        poll, emit = self._route.poll, self._route.emit
+        if poll is None:
+            return
+        if emit.as_ == "items" and poll.items is None and not self._is_broken("poll", "items"):
+            self._add(("emit", "as"), "missing", "`as: items` needs `poll.items`, which says where the list is")
+        if emit.as_ != "items" and poll.items is not None and not self._is_broken("emit", "as"):
+            self._add(("poll", "items"), "value", "`items` needs `emit: {as: items}`", part="key")
+        if emit.as_ != "snapshot" and poll.body != "json" and not self._is_broken("poll", "body"):
+            self._add(("emit", "as"), "value", f"`as: {emit.as_}` compares JSON; it needs `body: json`")
+        if not self._is_broken("emit", "as"):
+            self._check_event_type_names(emit.as_)
+
+    def _check_event_type_names(self, form: str) -> None:
+        known = _FORMS[form]
+        for name in sorted(self._route.emit.names.model_fields_set - set(known)):
+            message = f"`as: {form}` sends no `{name}`; it sends {_listed(known)}"
+            self._add(("emit", "names", name), "reference", message, part="key")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,770 @@
+"""What a configuration file may say: one class per mapping, one attribute per key, valid or not built at all.
+
+A class holds what can be checked of one key by itself; what several keys have to do with each other is in `check.py`.
+The docstring below a key is its description in the JSON Schema and in the manual.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    PrivateAttr,
+    SecretStr,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from ssegate.config import values
+from ssegate.config.values import (
+    Address,
+    Every,
+    Expanded,
+    Expression,
+    Network,
+    ValueFault,
+    kind_of,
+    plain,
+    said,
+    wrong_type,
+)
+from ssegate.core.event import RESERVED_TYPES
+from ssegate.core.routing import PathPattern
+from ssegate.core.template import Template
+
+GATE_PATHS = "/_ssegate/"
+"""Paths that begin so are the gate's own."""
+
+# A type of a key: what it becomes, how it is read, and what the JSON Schema says of it.
+
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+_DURATION = {"type": "string", "pattern": values.DURATION_PATTERN}
+_SIZE = {"type": "string", "pattern": values.SIZE_PATTERN}
+
+Text = Annotated[str, PlainValidator(values.read_text), WithJsonSchema(_TEXT)]
+AnyText = Annotated[str, PlainValidator(values.read_any_text), WithJsonSchema({"type": "string"})]
+Line = Annotated[str, PlainValidator(values.read_line), WithJsonSchema(_TEXT)]
+Boolean = Annotated[bool, PlainValidator(values.read_boolean), WithJsonSchema({"type": "boolean"})]
+Count = Annotated[int, PlainValidator(values.read_count), WithJsonSchema({"type": "integer", "minimum": 1})]
+Rate = Annotated[float, PlainValidator(values.read_rate), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+Duration = Annotated[float, PlainValidator(values.read_duration), WithJsonSchema(_DURATION)]
+DurationOrZero = Annotated[float, PlainValidator(values.read_duration_or_zero), WithJsonSchema(_DURATION)]
+Size = Annotated[int, PlainValidator(values.read_size), WithJsonSchema(_SIZE)]
+Listen = Annotated[
+    Address,
+    PlainValidator(values.read_address),
+    WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$|^none$|\$\{"}),
+]
+Cidr = Annotated[Network, PlainValidator(values.read_network), WithJsonSchema(_TEXT)]
+HeaderName = Annotated[str, PlainValidator(values.read_header_name), WithJsonSchema(_TEXT)]
+Pattern = Annotated[re.Pattern[str], PlainValidator(values.read_pattern), WithJsonSchema(_TEXT)]
+Pointer = Annotated[str, PlainValidator(values.read_pointer), WithJsonSchema({"type": "string"})]
+JMESPath = Annotated[Expression, PlainValidator(values.read_expression), WithJsonSchema(_TEXT)]
+GoneStatus = Annotated[
+    int, PlainValidator(values.read_gone_status), WithJsonSchema({"type": "integer", "minimum": 201, "maximum": 599})
+]
+
+
+def _read_secret(value: object) -> SecretStr:
+    return SecretStr(values.read_line(_hidden(value)))
+
+
+def _hidden(value: object) -> object:
+    """Let no message quote it."""
+    return Expanded(value, value) if isinstance(value, str) else value
+
+
+def _read_secrets(value: object) -> tuple[SecretStr, ...]:
+    if not isinstance(value, tuple):
+        return (_read_secret(value),)
+    if not value:
+        raise ValueFault("value", "empty; write a secret, or several while one replaces the other")
+    return tuple(_read_secret(item) for item in value)
+
+
+Secret = Annotated[SecretStr, PlainValidator(_read_secret), WithJsonSchema(_TEXT)]
+Secrets = Annotated[
+    tuple[SecretStr, ...],
+    PlainValidator(_read_secrets),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}),
+]
+
+
+class Keys:
+    """Marks a key that is read into a plain value with the model of the mapping it may be written as."""
+
+    def __init__(self, model: type[Model]) -> None:
+        self.model = model
+
+
+class ShortForm:
+    """Adds to the JSON Schema of a mapping what may stand in its place."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self.schema = schema
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [self.schema, handler(core)]}
+
+
+class Model(BaseModel):
+    """A mapping whose keys are known."""
+
+    stand_ins: ClassVar[Mapping[str, object]] = {}
+    """For each required key a value that is valid, so that the others can be checked when it is missing or wrong."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
+    )
+
+
+class Drain(Model):
+    """How the gate goes down."""
+
+    delay: DurationOrZero = 0.0
+    """How long it goes on answering after readiness has failed, so that a load balancer notices."""
+    timeout: DurationOrZero = 20.0
+    """Streams are ended spread over this time."""
+
+
+class Server(Model):
+    """Where and how the gate listens."""
+
+    listen: Listen = Address("0.0.0.0", 8080)  # noqa: S104  (a gateway in a container is there to be reached)
+    """The public address, `host:port`. HTTP/1.1 and HTTP/2 with prior knowledge."""
+    trusted_proxies: tuple[Cidr, ...] = ()
+    """Networks whose `X-Forwarded-*` is believed; from others it is replaced."""
+    keep_alive: Duration = 75.0
+    """How long an idle connection stays; behind a load balancer longer than its own idle limit."""
+    drain: Drain = Drain()
+    """What happens on SIGTERM."""
+
+
+class Admin(Model):
+    """The listener for health and metrics."""
+
+    listen: Listen = Address("127.0.0.1", 9901)
+    """Its address, `host:port`; never the public one. `none`: no admin listener."""
+
+
+def _read_admin(value: object, read: ValidatorFunctionWrapHandler) -> Admin | None:
+    if plain(value) == "none":
+        return None
+    if isinstance(value, dict) and plain(value.get("listen")) == "none":
+        read({key: item for key, item in value.items() if key != "listen"})
+        return None
+    if value is None:
+        raise wrong_type(value, "a mapping, or none")
+    admin: Admin | None = read(value)
+    return admin
+
+
+class Timeout(Model):
+    """How long to wait for an upstream."""
+
+    connect: Duration = 2.0
+    """To get a connection."""
+    read: Duration = 10.0
+    """The longest silence while an answer is awaited or read."""
+
+
+class Backoff(Model):
+    """How failing polls are spaced; with full jitter, and `Retry-After` wins."""
+
+    min: Duration = 1.0
+    """The first wait."""
+    max: Duration = 60.0
+    """The longest wait."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Backoff:
+        if self.min > self.max:
+            raise ValueFault("value", "`min` is longer than `max`; swap them")
+        return self
+
+
+def _read_user(value: object) -> str:
+    user = values.read_line(value)
+    if ":" in user:
+        raise ValueFault("value", "a user name has no `:`; the password has a key of its own")
+    return user
+
+
+class Basic(Model):
+    """A name and a password (RFC 7617)."""
+
+    stand_ins = {"user": "x", "password": "x"}
+
+    user: Annotated[str, PlainValidator(_read_user), WithJsonSchema(_TEXT)]
+    """The name; it has no colon."""
+    password: Secret
+    """The password."""
+
+
+class Auth(Model):
+    """How the gate shows an upstream who it is."""
+
+    bearer: Secret | None = None
+    """A token, sent as `Authorization: Bearer …`."""
+    basic: Basic | None = None
+    """A name and a password, sent as `Authorization: Basic …`."""
+
+    @model_validator(mode="after")
+    def _just_one(self) -> Auth:
+        if (self.bearer is None) == (self.basic is None):
+            raise ValueFault("value", "write either `bearer` or `basic`")
+        return self
+
+
+def _read_file_name(value: object) -> str:
+    text = values.read_line(value)
+    if not Path(text).is_file():
+        raise ValueFault("value", f"{said(value)} is not a file that is there")
+    return text
+
+
+class Tls(Model):
+    """How an upstream's certificate is checked."""
+
+    ca: Annotated[str | None, PlainValidator(_read_file_name), WithJsonSchema(_TEXT)] = None
+    """A file with the certificates of authorities to trust in place of the system's."""
+    verify: Boolean = True
+    """Whether the certificate is checked at all."""
+
+
+_SINGLE_FIELDS = values.HOP_BY_HOP | {"host", "content-length"}
+_OWN_FIELDS = _SINGLE_FIELDS | {"accept-encoding", "if-none-match", "if-modified-since", "range", "last-event-id"}
+
+
+def _read_sent_header(value: str) -> str:
+    if values.read_header_name(value) in _SINGLE_FIELDS:
+        raise ValueFault("value", f"`{value}` is a header the gate makes itself; leave it out")
+    return value
+
+
+def _read_header_value(value: object) -> str:
+    # A header may carry a token, so its value is never quoted.
+    text = values.read_any_text(_hidden(value))
+    if re.search(r"[^\t\x20-\x7e\x80-\xff]", text):
+        raise ValueFault("value", "a header's value holds no line end, control character or other script")
+    return text
+
+
+def _read_url(value: object) -> str:
+    """An origin, with a path prefix that does not end with a slash."""
+    text = values.read_line(value)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueFault("value", f"{_said_url(value)} is not a URL; write http://host:port") from None
+    if "@" in parts.netloc:
+        raise ValueFault("value", "a URL holds no user or password; use auth: basic")
+    if parts.scheme not in ("http", "https") or "://" not in text:
+        raise ValueFault("value", f"{_said_url(value)} is not a URL; let it begin with http:// or https://")
+    if "?" in text or "#" in text:
+        raise ValueFault("value", f"{_said_url(value)}: an upstream has no query and no fragment; leave them out")
+    host = parts.hostname or ""
+    if port == 0 or parts.netloc.endswith(":") or not _is_host(parts.netloc, host):
+        raise ValueFault("value", f"{_said_url(value)} names no host; write http://host:port")
+    return _checked_prefix(value, text.removesuffix("/"), parts.path)
+
+
+def _is_host(netloc: str, host: str) -> bool:
+    if not netloc.startswith("["):
+        return bool(values.HOST.fullmatch(host))
+    return values.is_ipv6(host) and re.fullmatch(r"\[[^\[\]]*\](:[0-9]+)?", netloc) is not None
+
+
+def _checked_prefix(value: object, url: str, path: str) -> str:
+    try:
+        if path not in ("", "/"):
+            Template(path.replace("{", "{{").replace("}", "}}")).check_url()
+            if "//" in path or path.endswith("//") or "{" in path or "}" in path:
+                raise ValueError("write single slashes and no { }")
+    except ValueError as error:
+        reason = "" if isinstance(value, Expanded) else f": {error}"
+        raise ValueFault("value", f"{_said_url(value)} has a path that cannot be a prefix{reason}") from None
+    return url
+
+
+def _said_url(value: object) -> str:
+    """As `said`, but no user, no password and no query: they may be secrets."""
+    if isinstance(value, Expanded) or "@" in str(value):
+        return "this"
+    return said(re.split(r"[?#]", str(value))[0])
+
+
+class Upstream(Model):
+    """An HTTP API that the gate asks."""
+
+    stand_ins = {"url": "http://localhost"}
+
+    url: Annotated[str, PlainValidator(_read_url), WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{"})]
+    """Scheme, host, port if need be, and a path prefix if all of the API is below one."""
+    timeout: Timeout = Timeout()
+    """How long to wait."""
+    connections: Count = 50
+    """The most connections at once."""
+    requests_per_second: Rate | None = None
+    """A budget for polls, shared fairly between topics; pass-through traffic does not count. Without it there is none."""
+    backoff: Backoff = Backoff()
+    """How polls that fail are spaced."""
+    headers: dict[
+        Annotated[str, AfterValidator(_read_sent_header)],
+        Annotated[str, PlainValidator(_read_header_value), WithJsonSchema({"type": "string"})],
+    ] = Field(default={}, repr=False)
+    """Headers added to every request."""
+    host: Annotated[str, PlainValidator(values.read_host_name), WithJsonSchema(_TEXT)] = "preserve"
+    """The `Host` of proxied requests: the viewer's (`preserve`), or a name of its own. Polls use the URL's."""
+    auth: Auth | None = None
+    """Credentials sent with every request."""
+    tls: Tls = Tls()
+    """How the certificate is checked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: object) -> object:
+        return {"url": value} if isinstance(plain(value), str) else value
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\*\.)?(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+
+def _read_origin(value: object) -> str:
+    text = values.read_text(value)
+    if text == "*" or _ORIGIN.fullmatch(text):
+        return text
+    mend = "write scheme://host[:port] in lower case, without a path; one `*.` may stand before the host"
+    likely = text.lower().rstrip("/")
+    if not isinstance(value, Expanded) and _ORIGIN.fullmatch(likely):
+        mend = f"write {likely}"
+    raise ValueFault("value", f"{said(value)} is not an origin; {mend}")
+
+
+class Cors(Model):
+    """Which pages of other origins may read."""
+
+    stand_ins = {"origins": ("https://localhost",)}
+
+    origins: Annotated[
+        tuple[Annotated[str, PlainValidator(_read_origin), WithJsonSchema(_TEXT)], ...], Field(min_length=1)
+    ]
+    """Origins, exact or with `*.` before the host, such as `https://*.example.com`; or `"*"` for all."""
+    credentials: Boolean = False
+    """Whether cookies and `Authorization` may be sent; not together with `"*"`."""
+
+
+class History(Model):
+    """What is kept of a topic for those who come back."""
+
+    events: Count = 1000
+    """The most events."""
+    age: Duration = 600.0
+    """The longest time."""
+
+
+class Defaults(Model):
+    """What holds for each route that does not say otherwise."""
+
+    heartbeat: Duration = 15.0
+    """A comment line is sent when a stream has been idle that long."""
+    retry: Duration = 3.0
+    """How long a client waits before it reconnects; jittered by half for each."""
+    max_age: DurationOrZero = 0.0
+    """A stream is ended after this long, give or take a fifth, and the client reconnects. `0s`: never."""
+    history: History = History()
+    """What is kept for those who come back."""
+
+
+class Limits(Model):
+    """What the gate takes on at most."""
+
+    clients: Count = 10_000
+    """Streams at once; more are told to come back later."""
+    clients_per_ip: Count | None = None
+    """Streams at once from one address. Without it there is no such limit."""
+    topics: Count = 10_000
+    """Topics at once."""
+    event_size: Size = 1024 * 1024
+    """The largest event, or state of a poll."""
+    webhook_body: Size = 1024 * 1024
+    """The largest body of a webhook."""
+    request_head: Size = 32 * 1024
+    """The largest head of a request."""
+    stall: Duration = 30.0
+    """A client that takes nothing for this long is dropped."""
+
+
+class _EveryKeys(Model):
+    """An interval that adapts."""
+
+    stand_ins = {"min": "1s", "max": "1s"}
+
+    model_config = ConfigDict(title="Every")
+
+    min: Duration
+    """While the resource changes."""
+    max: Duration
+    """While it does not."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _EveryKeys:
+        if self.min > self.max:
+            raise ValueFault("value", "`min` is longer than `max`; swap them")
+        return self
+
+
+def _read_every(value: object) -> Every:
+    if isinstance(value, dict):
+        keys = _EveryKeys.model_validate(value)
+        return Every(keys.min, keys.max)
+    seconds = values.read_duration(value, values.EVERY)
+    return Every(seconds, seconds)
+
+
+class Items(Model):
+    """Where the entries of a list are, and what tells them apart."""
+
+    stand_ins = {"key": "id"}
+
+    at: JMESPath | None = None
+    """Where in the state the list is; without it the state itself is the list."""
+    key: JMESPath
+    """What identifies an entry."""
+
+
+def _read_forwarded(value: object) -> str:
+    name = values.read_header_name(value)
+    if name in _OWN_FIELDS:
+        raise ValueFault("value", f"{said(value)} cannot be forwarded; the gate sets it itself")
+    return name
+
+
+def _read_url_template(value: object) -> str:
+    text = values.read_line(value)
+    try:
+        Template(text).check_url()
+    except ValueError as error:
+        raise _broken_template(value, error) from None
+    return text
+
+
+def _read_template(value: object) -> str:
+    text = values.read_line(value)
+    try:
+        Template(text)
+    except ValueError as error:
+        raise _broken_template(value, error) from None
+    return text
+
+
+def _broken_template(value: object, error: ValueError) -> ValueFault:
+    # The error quotes a part of the text.
+    return ValueFault("template", f"{said(value)} is not a template" if isinstance(value, Expanded) else str(error))
+
+
+def _read_path(value: object) -> str:
+    text = values.read_line(value)
+    try:
+        PathPattern(text, allow_rest=True)
+    except ValueError as error:
+        raise _broken_template(value, error) from None
+    if (text + "/").startswith(GATE_PATHS):
+        raise ValueFault("value", f"paths that begin with {GATE_PATHS} are the gate's own; take another")
+    return text
+
+
+def _read_literal_path(value: object) -> str:
+    text = _read_path(value)
+    if PathPattern(text, allow_rest=True).parameters:
+        raise ValueFault("template", "a webhook's path has no parameters; `match` takes them out of the body")
+    return text
+
+
+_Path = Annotated[str, PlainValidator(_read_path), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]
+
+
+def _read_after_write(value: object) -> bool | tuple[str, ...]:
+    if isinstance(value, tuple):
+        return tuple(_read_path(item) for item in value)
+    found = plain(value)
+    if not isinstance(found, bool):
+        raise ValueFault(
+            "type", f"{said(value)} is not known here; write true, or a list of paths such as [/orders/{{id}}]"
+        )
+    return found
+
+
+class Poll(Model):
+    """A resource that is asked for again and again while someone watches."""
+
+    stand_ins = {"get": "/"}
+
+    upstream: Text = ""
+    """Which upstream is asked; may be left out when there is only one."""
+    get: Annotated[str, PlainValidator(_read_url_template), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]
+    """The path and query to ask for, a template: `/orders/{id}?status={query.status}`."""
+    every: Annotated[
+        Every,
+        Keys(_EveryKeys),
+        PlainValidator(_read_every),
+        WithJsonSchema({"anyOf": [_DURATION, _EveryKeys.model_json_schema()]}),
+    ] = Every(5.0, 5.0)
+    """How often: `2s`, or `{min: 2s, max: 30s}`, which slows down while nothing changes."""
+    linger: DurationOrZero = 30.0
+    """How long polling goes on after the last viewer has left."""
+    conditional: Boolean = True
+    """Whether `If-None-Match` and `If-Modified-Since` are sent."""
+    forward: tuple[Annotated[str, PlainValidator(_read_forwarded), WithJsonSchema(_TEXT)], ...] = ()
+    """Headers of the viewer that are sent along; the topic is then private to their values."""
+    select: JMESPath | None = None
+    """What of the JSON body is the state. Without it all of it is."""
+    ignore: tuple[Pointer, ...] = ()
+    """Parts of the state that are left out when states are compared, as JSON Pointers."""
+    gone: tuple[GoneStatus, ...] = (404, 410)
+    """Statuses that end the stream for good."""
+    body: Annotated[Literal["json", "text", "bytes"], BeforeValidator(values.choice("json", "text", "bytes"))] = "json"
+    """What the body is. `bytes` are sent as base64."""
+    after_write: Annotated[
+        bool | tuple[str, ...],
+        PlainValidator(_read_after_write),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": _TEXT}]}),
+    ] = False
+    """Whether to poll at once after a successful write through the gate: `true` for its own path, or a list of paths."""
+    items: Items | None = None
+    """For `emit: {as: items}`: where the list is."""
+
+
+class Hmac(Model):
+    """A signature over the raw body."""
+
+    stand_ins = {"secret": "x", "header": "x"}
+
+    secret: Secrets
+    """The shared secret; two while one replaces the other."""
+    header: HeaderName
+    """The header that carries the signature."""
+    algorithm: Annotated[
+        Literal["sha256", "sha512", "sha1"], BeforeValidator(values.choice("sha256", "sha512", "sha1"))
+    ] = "sha256"
+    """The hash."""
+    encoding: Annotated[Literal["hex", "base64"], BeforeValidator(values.choice("hex", "base64"))] = "hex"
+    """How the signature is written."""
+    prefix: AnyText = ""
+    """What stands before it, such as `sha256=`."""
+
+
+class Verify(Model):
+    """How a delivery proves where it comes from; neither key is `none`."""
+
+    token: Secrets | None = None
+    """`Authorization: Bearer` equals this; two while one replaces the other."""
+    hmac: Hmac | None = None
+    """A header holds a signature over the body."""
+
+    @property
+    def scheme(self) -> Literal["none", "token", "hmac"]:
+        """Which of the ways it is."""
+        if self.token is not None:
+            return "token"
+        return "none" if self.hmac is None else "hmac"
+
+
+def _read_verify(value: object, read: ValidatorFunctionWrapHandler) -> Verify:
+    if plain(value) == "none":
+        return Verify()
+    if not isinstance(value, dict):
+        # It may be a secret in the wrong place, so it is not quoted.
+        raise ValueFault("type", f"{kind_of(value)} is no way to verify; write none, {{token: …}} or {{hmac: {{…}}}}")
+    verify: Verify = read(value)
+    if (verify.token is None) == (verify.hmac is None):
+        raise ValueFault("value", "write one of none, {token: …} and {hmac: {…}}")
+    return verify
+
+
+def _read_then(value: object) -> object:
+    if plain(value) == "poll":
+        raise ValueFault("value", "`then: poll` is not built yet; write emit")
+    return values.choice("emit")(value)
+
+
+class Webhook(Model):
+    """A delivery that the backend posts, and that becomes an event."""
+
+    stand_ins = {"at": "/", "verify": "none"}
+
+    at: Annotated[str, PlainValidator(_read_literal_path), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]
+    """Where the backend posts; a path of its own, without parameters."""
+    verify: Annotated[Verify, WrapValidator(_read_verify), ShortForm({"const": "none"})]
+    """How a delivery proves where it comes from. `none` must be written out."""
+    match: dict[str, JMESPath] = {}
+    """Where each parameter of the route's path is found in `{body, headers, params, query}`."""
+    then: Annotated[Literal["emit"], BeforeValidator(_read_then)] = "emit"
+    """What a delivery does: its body is the event."""
+
+
+def _read_event_name(value: object) -> str:
+    name = values.read_line(value)
+    if name in RESERVED_TYPES:
+        raise ValueFault("value", f"{said(value)} is a name of the gate's own; take another")
+    return name
+
+
+_EventName = Annotated[str, PlainValidator(_read_event_name), WithJsonSchema(_TEXT)]
+
+
+class Names(Model):
+    """What the events of a form are called, where that is not the usual name."""
+
+    snapshot: _EventName | None = None
+    """The whole state."""
+    patch: _EventName | None = None
+    """A JSON Patch (RFC 6902)."""
+    merge: _EventName | None = None
+    """A JSON Merge Patch (RFC 7396)."""
+    added: _EventName | None = None
+    """An entry that was not there before."""
+    changed: _EventName | None = None
+    """An entry that has changed."""
+    removed: _EventName | None = None
+    """An entry that is gone."""
+
+
+def _read_event(value: object) -> str:
+    text = _read_template(value)
+    if text in RESERVED_TYPES:
+        raise ValueFault("value", f"{said(value)} is a name of the gate's own; take another")
+    return text
+
+
+class Emit(Model):
+    """In which form changes are told."""
+
+    as_: Annotated[
+        Literal["snapshot", "patch", "merge", "items"],
+        BeforeValidator(values.choice("snapshot", "patch", "merge", "items")),
+    ] = Field(default="snapshot", alias="as")
+    """`snapshot`: the whole state; `patch`: RFC 6902; `merge`: RFC 7396; `items`: entries added, changed and removed."""
+    names: Names = Names()
+    """Other names for the events of the form."""
+    event: Annotated[str | None, PlainValidator(_read_event), WithJsonSchema(_TEXT)] = None
+    """The event's name, a template; webhook routes only."""
+    data: JMESPath | None = None
+    """What of `{body, headers, params, query}` is the event's data; webhook routes only. Without it the body as it came."""
+
+
+class Proxy(Model):
+    """Requests that pass to an upstream untouched."""
+
+    upstream: Text = ""
+    """Which upstream gets them; may be left out when there is only one."""
+
+
+class Route(Model):
+    """A public path, and where its events or answers come from."""
+
+    stand_ins = {"path": "/"}
+
+    path: _Path
+    """The path: `/orders/{id}/events`. A parameter is one whole segment; `{rest:path}` ends a proxy route."""
+    params: dict[str, Pattern] = {}
+    """Regular expressions that parameters match in full; anything else is 404."""
+    query: dict[str, Pattern] = {}
+    """The only query parameters that count, each with a regular expression it matches in full."""
+    negotiate: Boolean = False
+    """Whether it answers only if `Accept` names `text/event-stream`; otherwise the next match does."""
+    poll: Poll | None = None
+    """Events come from a resource that is polled."""
+    webhook: Webhook | None = None
+    """Events come from deliveries."""
+    proxy: Proxy | None = None
+    """No events: requests pass to an upstream."""
+    emit: Emit = Emit()
+    """In which form events are sent."""
+    heartbeat: Duration = 15.0
+    """As in `defaults`, for this route."""
+    retry: Duration = 3.0
+    """As in `defaults`, for this route."""
+    max_age: DurationOrZero = 0.0
+    """As in `defaults`, for this route."""
+    history: History = History()
+    """As in `defaults`, for this route; a key that is left out is the default's."""
+
+    _line: int = PrivateAttr(default=0)
+
+    @property
+    def line(self) -> int:
+        """The line its `path` stands on."""
+        return self._line
+
+    @property
+    def kind(self) -> Literal["poll", "webhook", "proxy"]:
+        """Where its events or answers come from."""
+        if self.poll is not None:
+            return "poll"
+        return "proxy" if self.webhook is None else "webhook"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it does the same, wherever it stands in the file."""
+        return isinstance(other, Route) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # as for any value that holds dictionaries
+
+
+def _read_version(value: object) -> int:
+    if type(plain(value)) is not int or plain(value) != 1:
+        raise ValueFault("value", f"{said(value)} is not a version this program knows; write 1")
+    return 1
+
+
+_Version = Annotated[Literal[1], BeforeValidator(_read_version), WithJsonSchema({"const": 1})]
+
+
+class Config(Model):
+    """A whole configuration, every default in its place."""
+
+    stand_ins = {"version": 1, "routes": ()}
+
+    version: _Version
+    """The version of this format: 1."""
+    server: Server = Server()
+    """Where and how the gate listens."""
+    admin: Annotated[Admin | None, WrapValidator(_read_admin), ShortForm({"const": "none"})] = None
+    """The listener for health and metrics. Without it, or `none`, there is none."""
+    upstreams: dict[str, Annotated[Upstream, ShortForm({"type": "string", "pattern": r"^https?://|\$\{"})]] = {}
+    """The HTTP APIs behind the gate, by name. `api: http://localhost:8000` is the short form."""
+    cors: Cors | None = None
+    """Which pages of other origins may read. Without it none."""
+    defaults: Defaults = Defaults()
+    """What holds for each route that does not say otherwise."""
+    limits: Limits = Limits()
+    """What the gate takes on at most."""
+    routes: tuple[Route, ...]
+    """The public paths. The most specific one answers, whatever the order."""
+
+    _source: str = PrivateAttr(default="")
+
+    @property
+    def source(self) -> str:
+        """The file's name as people know it."""
+        return self._source

@@ -1,0 +1,1 @@
+"""What decides: pure code without I/O, clocks, loggers, randomness or `async`."""

@@ -1,0 +1,200 @@
+"""Events on the wire: an update becomes bytes of `text/event-stream` once, and such bytes become events again.
+
+The format is the WHATWG HTML standard's, 9.2.5 and 9.2.6. Data is split at CR LF, CR and LF and at nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+HEARTBEAT = b":\n"
+"""A comment and ONE newline: a blank line would make some clients deliver an empty message."""
+
+RESERVED_TYPES = frozenset({"reset", "fault", "recovered", "end", "error"})
+"""Event types that are the gate's own, and `error`, which would fire `onerror` in a browser."""
+
+MAX_ID_LENGTH = 64
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_LINE_END_BYTE = re.compile(rb"[\r\n]")
+_FORGING = re.compile(r"[\r\n\0]")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+class Kind(Enum):
+    """What an update is to the gate."""
+
+    EVENT = "event"
+    """A change, or a message: stored, numbered, replayed."""
+    END = "end"
+    """The topic is over for good: stored, numbered, replayed; its data says why."""
+    FAULT = "fault"
+    """Trouble upstream; not stored, takes no offset. A second one before a `RECOVERED` is not told."""
+    RECOVERED = "recovered"
+    """The trouble is over; not stored, takes no offset."""
+    REVOKED = "revoked"
+    """The right to watch has ended for every reader of this topic: they get an `end` without id, and the topic is
+    forgotten, so that whoever comes back is asked for a right anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a source says happened; it has no place in a topic yet."""
+
+    topic: str
+    """The topic's key."""
+    data: str
+    """The event's data; for a control update the data of the control event."""
+    type: str = ""
+    """The event's type; empty is an unnamed event, a `message`."""
+    state: str | None = None
+    """On a state topic the whole document after this update, as JSON text: what a newcomer gets. None on an event topic."""
+    kind: Kind = Kind.EVENT
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether it takes an offset and is stored."""
+        return self.kind is Kind.EVENT or self.kind is Kind.END
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What an `EventSource` dispatches."""
+
+    data: str
+    type: str = ""
+    """Empty is `message`."""
+    id: str | None = None
+    """None: the event has no id and leaves the client's cursor where it is."""
+
+
+def encode_event(event: Event) -> bytes:
+    """Encode as one block of an event stream, ended by its blank line.
+
+    Lone surrogates in the data become U+FFFD.
+
+    Raises `ValueError` when the type or the id holds CR, LF or NUL, or the id is empty or longer than 64 bytes: such a
+    value could forge a field, or could not be sent back as a header.
+    """
+    lines = []
+    if event.id is not None:
+        if not event.id or len(event.id.encode()) > MAX_ID_LENGTH or _FORGING.search(event.id):
+            raise ValueError("an event's id is 1 to 64 bytes without CR, LF and NUL")
+        lines.append(f"id: {event.id}\n")
+    if event.type:
+        if _FORGING.search(event.type):
+            raise ValueError("an event's type has no CR, LF or NUL")
+        lines.append(f"event: {event.type}\n")
+    data = event.data
+    if "\n" in data or "\r" in data:
+        lines.extend(f"data: {line}\n" for line in _LINE_END.split(data))
+        lines.append("\n")
+    else:
+        lines.append(f"data: {data}\n\n")
+    return encode_text("".join(lines))
+
+
+def encode_text(text: str) -> bytes:
+    """Encode as UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # A pair of surrogates is one character and is joined; one alone is replaced.
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def encode_retry(milliseconds: int) -> bytes:
+    """Encode the reconnection time, with a comment behind it and no blank line, which some clients take for a message."""
+    return b"retry: %d\n:\n" % milliseconds
+
+
+class EventStreamDecoder:
+    """Turns the bytes of an event stream into events, wherever they are cut.
+
+    An unfinished block at the end of the stream is discarded, as the standard says.
+    """
+
+    __slots__ = (
+        "_buffer", "_data", "_first", "_limit", "_searched", "_size", "_skip_lf", "_type", "last_event_id", "retry_ms",
+    )  # fmt: skip
+
+    def __init__(self, max_event_size: int = 64 * 1024 * 1024) -> None:
+        self.last_event_id = ""
+        """The client's cursor after the last event; empty before the first id."""
+        self.retry_ms: int | None = None
+        """The last reconnection time the server asked for, in milliseconds; None if it has not."""
+        self._buffer = bytearray()
+        self._searched = 0  # so far there is no line end: a line that comes byte by byte is not searched again
+        self._data: list[str] = []
+        self._type = ""
+        self._first = True
+        self._skip_lf = False
+        self._limit = max_event_size
+        self._size = 0
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take the next piece of the stream; return the events it completed, usually none or one.
+
+        Raises `ValueError` when a single event grows beyond `max_event_size` bytes.
+        """
+        self._buffer += data
+        events = [event for line in self._lines() if (event := self._receive_line(line)) is not None]
+        if len(self._buffer) + self._size > self._limit:
+            raise ValueError(f"one event is larger than {self._limit} bytes")
+        return events
+
+    def _lines(self) -> Iterator[str]:
+        """Take whole lines out of the buffer. A CR ends a line at once; the LF that may follow it belongs to it."""
+        buffer = self._buffer
+        start = 0
+        end = len(buffer)
+        if self._first:
+            # "strip one leading U+FEFF BYTE ORDER MARK character, if any"
+            if end < 3 and b"\xef\xbb\xbf".startswith(buffer):
+                return
+            self._first = False
+            if buffer.startswith(b"\xef\xbb\xbf"):
+                start = 3
+        while start < end:
+            if self._skip_lf:
+                self._skip_lf = False
+                if buffer[start] == 10:
+                    start += 1
+                    continue
+            found = _LINE_END_BYTE.search(buffer, max(start, self._searched))
+            if found is None:
+                break
+            stop = found.start()
+            line = buffer[start:stop].decode("utf-8", "replace")
+            self._skip_lf = buffer[stop] == 13
+            start = stop + 1
+            yield line
+        del buffer[:start]
+        self._searched = len(buffer)
+
+    def _receive_line(self, line: str) -> Event | None:
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        match field:
+            case "data":
+                self._data.append(value)
+                self._size += len(line)
+            case "event":
+                self._type = value
+            case "id" if "\0" not in value:
+                self.last_event_id = value
+            case "retry" if _DIGITS.fullmatch(value):
+                self.retry_ms = int(value[:12])
+        return None
+
+    def _dispatch(self) -> Event | None:
+        data, type_ = self._data, self._type
+        self._data, self._type, self._size = [], "", 0
+        if not data:
+            return None  # an id-only block dispatches nothing, but has moved the cursor
+        return Event("\n".join(data), type_, self.last_event_id or None)

@@ -1,0 +1,320 @@
+"""The gate as an ASGI application, for any ASGI server: requests in, the three values rendered.
+
+ASGI tells an application neither how much of what it sent has left nor that a reader has stopped: `send` that does not
+return is the only sign. So a stream is written in pieces, and one that hangs in `send` is given up after `stall`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from typing import Any
+
+from ssegate.core.event import HEARTBEAT
+from ssegate.core.headers import Headers, Pair
+from ssegate.core.hub import Subscriber
+from ssegate.edge.exchange import Answer, Answering, ClientGoneError, Relay, Request, Stream, problem
+from ssegate.edge.latency import Latency
+from ssegate.edge.rules import check_request
+from ssegate.edge.wheel import Wheel
+from ssegate.errors import RejectedError, UpstreamError, UpstreamTimeoutError
+
+log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+PIECE = 32 * 1024
+"""Bytes handed to the server at once: what a client that does not read can hold of one event, beside the socket's."""
+
+BODY_SILENCE = 30.0
+"""Seconds a client may be silent in the middle of its request's body."""
+
+
+class AsgiEdge:
+    """Renders the gate's answers to HTTP requests of one ASGI server."""
+
+    def __init__(self, answering: Answering, *, stall: float = 30.0, max_head: int = 32 * 1024) -> None:
+        """`stall`: seconds after which a client that takes nothing is dropped; `max_head` in bytes."""
+        self._answering = answering
+        self._stall = stall
+        self._max_head = max_head
+        self._wheel = Wheel()
+        self.latency = Latency()
+        self._counts = {"streams": 0, "streams_opened": 0, "bytes": 0, "deliveries": 0, "stalled": 0, "cut": 0}
+
+    def statistics(self) -> dict[str, float]:
+        """Streams open and opened, event bytes and deliveries handed to the server, clients dropped, responses cut."""
+        return dict(self._counts)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection scope; `lifespan` belongs to whoever owns the gate."""
+        if scope["type"] == "websocket":
+            await _refuse_websocket(scope, receive, send)
+            return
+        body = _Body(receive)
+        try:
+            reply = await self._reply(scope, body)
+            match reply:
+                case Answer():
+                    await _render_answer(scope, reply, send)
+                case Stream():
+                    await self._render_stream(scope, reply, body, send)
+                case Relay():
+                    await self._render_relay(scope, reply, body, send)
+        except ClientGoneError:
+            return
+
+    async def _reply(self, scope: MutableMapping[str, Any], body: _Body) -> Answer | Stream | Relay:
+        headers = Headers(scope["headers"])
+        version = scope["http_version"]
+        target = scope.get("raw_path") or scope["path"].encode()
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        try:
+            target = check_request(scope["method"], target, headers, version, max_head=self._max_head)
+        except RejectedError as error:
+            return problem(error.status, str(error), close=True)
+        peer = (scope.get("client") or ("",))[0]
+        sent = body if _has_body(scope["method"], headers, version) else None
+        if sent is None:
+            body.release()
+        return await self._answering(
+            Request(scope["method"], target, headers, version, scope.get("scheme", "http"), peer, sent)
+        )
+
+    async def _render_stream(self, scope: MutableMapping[str, Any], stream: Stream, body: _Body, send: Send) -> None:
+        """Write the stream to its end, or until the client is gone or takes nothing."""
+        pump = _Pump(stream, send, self._stall, self._counts, self.latency)
+        self._counts["streams"] += 1
+        self._counts["streams_opened"] += 1
+        try:
+            body.release()
+            async with _while_connected(body) as deadline:
+                pump.give_up = lambda: deadline.reschedule(0)
+                self._wheel.add(pump, asyncio.get_running_loop().time() + stream.heartbeat)
+                await _send_head(scope, 200, stream.headers, send)
+                await pump.run()
+        finally:
+            pump.is_done = True
+            self._counts["streams"] -= 1
+            stream.close()
+
+    async def _render_relay(self, scope: MutableMapping[str, Any], relay: Relay, body: _Body, send: Send) -> None:
+        """Pass the upstream's response on. One that is cut is cut here too: the last message is not sent."""
+        async with _while_connected(body):
+            try:
+                response = await relay.open()
+            except UpstreamError as error:
+                await _render_answer(scope, _bad_gateway(error), send)
+                return
+            except RejectedError as error:
+                await _render_answer(scope, problem(error.status, str(error), close=True), send)
+                return
+            try:
+                await _send_head(scope, response.status, response.headers.raw, send)
+                async for chunk in response:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                relay.done(response.status)
+            except UpstreamError as error:
+                self._counts["cut"] += 1
+                log.warning("relay %s: the response was cut", error)
+            finally:
+                await response.aclose()
+
+
+class _Body:
+    """The request's body out of ASGI's messages, and who else waits for them."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_read = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while not self._is_read.is_set():
+            try:
+                async with asyncio.timeout(BODY_SILENCE):
+                    message = await self._receive()
+            except TimeoutError as error:
+                raise RejectedError(408, f"the body was silent for {BODY_SILENCE:g} s") from error
+            if message["type"] == "http.disconnect":
+                self._is_read.set()
+                raise ClientGoneError
+            if not message.get("more_body", False):
+                self._is_read.set()
+            if message.get("body"):
+                yield message["body"]
+
+    def release(self) -> None:
+        """Nobody reads the body, or what is left of it, any more."""
+        self._is_read.set()
+
+    async def wait_gone(self) -> None:
+        """Return when the client has left. While somebody reads the body it is they who learn of it."""
+        await self._is_read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+class _Pump:
+    """Writes one stream: opening, events, heartbeats."""
+
+    __slots__ = (
+        "_counts", "_deadline", "_event", "_is_beat_due", "_is_sending", "_last", "_latency", "_send", "_stall", "_stream", "give_up",
+        "is_done",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, send: Send, stall: float, counts: dict[str, int], latency: Latency) -> None:
+        now = asyncio.get_running_loop().time()
+        self.is_done = False
+        self.give_up: Callable[[], None] = lambda: None
+        """Called when the client takes nothing."""
+        self._stream = stream
+        self._send = send
+        self._stall = stall
+        self._counts = counts
+        self._latency = latency
+        self._event = asyncio.Event()
+        self._is_beat_due = False
+        self._is_sending = False
+        self._last = now  # when the last write began
+        self._deadline = None if stream.max_age is None else now + stream.max_age
+
+    async def run(self) -> None:
+        stream, subscriber = self._stream, self._stream.subscriber
+        await self._write(stream.opening)
+        if subscriber is not None:
+            subscriber.wake = self._event.set
+            await self._follow(subscriber)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _follow(self, subscriber: Subscriber) -> None:
+        is_live = False  # whether what is read now has just come
+        while True:
+            while data := subscriber.read():
+                self._counts["deliveries"] += 1
+                await self._write(data)
+                if is_live:
+                    self._latency.observe(time.monotonic() - subscriber.topic.moved_at)
+            if subscriber.is_over or self._is_aged:
+                break
+            if self._is_beat_due:
+                self._is_beat_due = False
+                await self._write(HEARTBEAT)
+                continue
+            self._event.clear()
+            await self._event.wait()
+            is_live = True
+
+    @property
+    def _is_aged(self) -> bool:
+        return self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+
+    async def _write(self, data: bytes) -> None:
+        self._counts["bytes"] += len(data)
+        loop = asyncio.get_running_loop()
+        self._is_sending = True
+        for start in range(0, len(data), PIECE):
+            self._last = loop.time()
+            piece = data if len(data) <= PIECE else data[start : start + PIECE]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._is_sending = False
+
+    def look(self, now: float) -> float | None:
+        """See `wheel.Timed`."""
+        if self.is_done:
+            return None
+        heartbeat = self._stream.heartbeat
+        if self._is_sending:
+            if now - self._last >= self._stall:
+                self._counts["stalled"] += 1
+                self.give_up()
+                return None
+            return self._last + self._stall
+        if self._is_aged:
+            self._event.set()
+            return None
+        if now - self._last >= heartbeat:
+            self._is_beat_due = True
+            self._event.set()
+            return self._until(now + heartbeat)
+        return self._until(self._last + heartbeat)
+
+    def _until(self, when: float) -> float:
+        return when if self._deadline is None else min(when, self._deadline)
+
+
+@asynccontextmanager
+async def _while_connected(body: _Body) -> AsyncIterator[asyncio.Timeout]:
+    """Run the block until it ends or the client is gone: then it is cancelled, and `ClientGoneError` comes out.
+
+    The timeout it gives has no deadline until somebody sets one, with the same effect.
+    """
+
+    async def watch(deadline: asyncio.Timeout) -> None:
+        await body.wait_gone()
+        deadline.reschedule(0)
+
+    try:
+        async with asyncio.timeout(None) as deadline:
+            watcher = asyncio.get_running_loop().create_task(watch(deadline))
+            try:
+                yield deadline
+            finally:
+                watcher.cancel()
+    except TimeoutError as error:
+        raise ClientGoneError from error
+
+
+def _has_body(method: str, headers: Headers, http_version: str) -> bool:
+    """RFC 9112, 6.3: a length or a coding says so. HTTP/2 needs neither, but requests that only ask have no body."""
+    if "transfer-encoding" in headers:
+        return True
+    length = headers.get("content-length")
+    if length is None:
+        return http_version not in ("1.0", "1.1") and method not in ("GET", "HEAD", "OPTIONS", "DELETE")
+    return int(length) > 0
+
+
+async def _send_head(scope: MutableMapping[str, Any], status: int, headers: tuple[Pair, ...], send: Send) -> None:
+    pairs = [(name.lower(), value) for name, value in headers]
+    if not any(name == b"date" for name, _ in pairs):
+        pairs.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+async def _render_answer(scope: MutableMapping[str, Any], answer: Answer, send: Send) -> None:
+    headers = answer.headers
+    has_body = answer.status >= 200 and answer.status not in (204, 304)
+    if has_body and not any(name.lower() == b"content-length" for name, _ in headers):
+        headers = (*headers, (b"content-length", b"%d" % len(answer.body)))
+    if answer.close and scope["http_version"] in ("1.0", "1.1"):
+        headers = (*headers, (b"connection", b"close"))
+    await _send_head(scope, answer.status, headers, send)
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _bad_gateway(error: UpstreamError) -> Answer:
+    """What a viewer is told of an upstream that failed: the fact, and nothing of its address."""
+    if isinstance(error, UpstreamTimeoutError):
+        return problem(504, "the upstream did not answer in time")
+    return problem(502, "the upstream could not be reached, or its answer was broken")
+
+
+async def _refuse_websocket(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    """WebSockets are not passed through: 501 where the server can say so, else its refusal."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    answer = problem(501, "WebSockets are not passed through")
+    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    await send({"type": "websocket.http.response.start", "status": 501, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": answer.body, "more_body": False})

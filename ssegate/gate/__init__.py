@@ -1,0 +1,3 @@
+"""The running whole: configuration, broker, sources, hub and edge joined."""
+
+from ssegate.gate.gate import Gate as Gate

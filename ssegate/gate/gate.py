@@ -1,0 +1,404 @@
+"""Answers requests, and goes up, over to another configuration, and down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+
+from ssegate.admin.metrics import GateFigures, UpstreamFigures
+from ssegate.brokers.memory import MemoryBroker
+from ssegate.config.model import Config, Route
+from ssegate.core.event import encode_retry
+from ssegate.core.headers import Headers, Pair
+from ssegate.core.hub import Hub, Subscriber, Topic
+from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query, split_path
+from ssegate.edge.exchange import Answer, Body, Relay, Request, Stream, problem
+from ssegate.errors import BrokerError, RejectedError
+from ssegate.gate.routes import PollRoute, ProxyRoute, Table, UpstreamSlot, WebhookRoute
+from ssegate.gate.topics import Topics, Watch
+from ssegate.interfaces import Broker
+from ssegate.upstream import RelayedResponse
+from ssegate.upstream.forwarded import client_address
+
+log = logging.getLogger(__name__)
+
+OWN_PATHS = b"/_ssegate/"
+"""Paths that begin so are the gate's own."""
+
+CURSOR_HEADER = "last-event-id"
+CURSOR_FIELDS = ("lastEventId", "last_event_id", "Last-Event-ID")
+"""Query parameters that carry the cursor where a client cannot set the header, the best first."""
+
+MAX_CURSOR = 256
+
+COMEBACK = (5.0, 15.0)
+"""Seconds within which a client that is turned away for now comes back, at random."""
+
+DRAIN_PART = 0.75
+"""The part of the drain's timeout over which streams are ended; the rest is for their last bytes."""
+
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+_STREAM_HEADERS: tuple[Pair, ...] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Gate:
+    """One gateway, whatever serves it: `start`, then `answer` each request, then `drain` and `aclose`."""
+
+    def __init__(
+        self, config: Config, *, broker: Broker | None = None, own: Mapping[bytes, Answer] | None = None
+    ) -> None:
+        """`own` are answers to paths below `/_ssegate/`."""
+        self.table = Table(config)
+        self.hub = Hub()
+        self.topics = Topics(self.hub, broker or MemoryBroker(_make_epoch), max_topics=config.limits.topics)
+        self.is_draining = False
+        self._own = dict(own or {})
+        self._is_started = False
+        self._clients = 0
+        self._clients_by_ip: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.table.config
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return self._is_started and not self.is_draining
+
+    # Life
+
+    async def start(self) -> None:
+        """Begin; raises `BrokerError` when the broker cannot be reached."""
+        await self.topics.start()
+        self._is_started = True
+
+    def reload(self, config: Config) -> None:
+        """Go over to another configuration. Streams of routes that are the same in both stay open."""
+        before, self.table = self.table, Table(config, before=self.table)
+        self.topics.max_topics = config.limits.topics
+        gone = [
+            route for route in before.routes if not isinstance(route, ProxyRoute) and route not in self.table.routes
+        ]
+        leaving = self.topics.owned_by(gone)
+        for topic in leaving:
+            self.topics.forget(topic.key)
+        slots = [slot for slot in before.slots.values() if slot not in self.table.slots.values()]
+        self._spawn(self._retire(leaving, slots, config.server.drain.timeout))
+
+    async def _retire(self, topics: Iterable[Topic], slots: Iterable[UpstreamSlot], timeout: float) -> None:
+        """End what the new configuration has no place for; requests under way get the drain's time."""
+        await self._close(topics, timeout * DRAIN_PART)
+        await asyncio.sleep(timeout * (1 - DRAIN_PART))
+        for slot in slots:
+            await slot.upstream.aclose()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self) -> None:
+        """Fail readiness, then end every stream, spread over the drain's timeout, each told when to come back."""
+        self.is_draining = True
+        drain = self.config.server.drain
+        await asyncio.sleep(drain.delay)
+        await self._close(self.topics, drain.timeout * DRAIN_PART)
+
+    async def _close(self, topics: Iterable[Topic], seconds: float) -> None:
+        """End the streams of these topics, spread over this time, so that not all come back at once."""
+        subscribers = [subscriber for topic in topics for subscriber in topic.subscribers]
+        random.shuffle(subscribers)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for number, subscriber in enumerate(subscribers):
+            wait = start + seconds * number / len(subscribers) - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            subscriber.close(_comeback())
+
+    async def aclose(self) -> None:
+        """Stop polling and let go of everything. Streams that are still open end without a word."""
+        self._is_started = False
+        for task in self._tasks:
+            task.cancel()
+        for topic in self.topics:
+            for subscriber in topic.subscribers:
+                subscriber.close()
+        await self.topics.aclose()
+        for slot in self.table.slots.values():
+            await slot.upstream.aclose()
+
+    # Requests
+
+    async def answer(self, request: Request) -> Answer | Stream | Relay:
+        """See `edge.exchange.Answering`."""
+        path, _, query = request.target.partition(b"?")
+        if path in self.table.webhooks:
+            return await self._take_delivery(self.table.webhooks[path], request)
+        if path.startswith(OWN_PATHS):
+            return self._own.get(path) or problem(404, "there is nothing at this path")
+        match = self.table.router.match(request.method, path, request.headers.get("accept"))
+        if match is None:
+            return self._answer_unmatched(request, path)
+        if isinstance(match.target, ProxyRoute):
+            return self._relay(match.target, request, path)
+        return await self._answer_event_route(match.target, match.params, request, query)
+
+    def _answer_unmatched(self, request: Request, path: bytes) -> Answer:
+        allowed = self.table.router.allowed(path)
+        if allowed and request.method not in allowed:
+            return problem(
+                405, f"{request.method} is not served here", ((b"allow", ", ".join(sorted(allowed)).encode()),)
+            )
+        return problem(404, "no route matches this path", self._cors(request.headers))
+
+    # Event streams
+
+    async def _answer_event_route(
+        self, target: PollRoute | WebhookRoute, params: Mapping[str, str], request: Request, query: bytes
+    ) -> Answer | Stream:
+        route, shared = target.route, self._shared_headers(target.route, request.headers)
+        if request.method == "OPTIONS":
+            return self._preflight(request.headers, shared)
+        fields = parse_query(query)
+        asked = accepted_query(route.query, fields)
+        if asked is None:
+            return problem(404, "a query parameter does not have the form this route accepts", shared)
+        if not accepts_event_stream(request.headers.get("accept")):
+            return problem(406, "this is an event stream; let Accept name text/event-stream", shared)
+        if request.method == "HEAD":
+            return Answer(200, (*_STREAM_HEADERS, *shared))
+        viewer = client_address(request.peer, request.headers, self.config.server.trusted_proxies)
+        if (reason := self._refusal(viewer)) is not None:
+            return self._turn_away(reason, shared)
+        return await self._open_stream(target, params, asked, _cursor(request.headers, fields), viewer, request, shared)
+
+    async def _open_stream(
+        self,
+        target: PollRoute | WebhookRoute,
+        params: Mapping[str, str],
+        asked: Mapping[str, str],
+        cursor: str | None,
+        viewer: str,
+        request: Request,
+        shared: tuple[Pair, ...],
+    ) -> Answer | Stream:
+        if isinstance(target, WebhookRoute):
+            topic: Topic | int | None = self.topics.open(target.key(params), target)
+        else:
+            try:
+                poll = target.target(params, asked, request.headers)
+            except (ValueError, LookupError):
+                return problem(404, "the path or the query does not make a resource", shared)
+            topic = await self.topics.watch(target, poll, params)
+        if isinstance(topic, int):
+            return problem(topic, f"the upstream answered {topic}", shared)
+        if topic is None or (reason := self._refusal(viewer)) is not None:
+            return self._turn_away("topics" if topic is None else reason or "", shared)
+        return self._stream(topic, target.route, cursor, viewer, shared)
+
+    def _stream(
+        self, topic: Topic, route: Route, cursor: str | None, viewer: str, shared: tuple[Pair, ...]
+    ) -> Answer | Stream:
+        opening = self.topics.subscribe(topic, cursor)
+        if opening.is_finished:
+            return Answer(204, shared)
+        self._clients += 1
+        self._clients_by_ip[viewer] += 1
+        resumed = (b"ssegate-resumed", b"yes" if opening.is_resumed else b"no")
+        retry = round(route.retry * 1000 * random.uniform(0.5, 1.5))
+        return Stream(
+            (*_STREAM_HEADERS, resumed, *shared),
+            encode_retry(retry) + opening.data,
+            opening.subscriber,
+            heartbeat=route.heartbeat,
+            max_age=route.max_age * random.uniform(0.8, 1.2) if route.max_age else None,
+            close=lambda: self._leave(opening.subscriber, viewer),
+        )
+
+    def _leave(self, subscriber: Subscriber, viewer: str) -> None:
+        self.topics.unsubscribe(subscriber)
+        self._clients -= 1
+        self._clients_by_ip[viewer] -= 1
+        if not self._clients_by_ip[viewer]:
+            del self._clients_by_ip[viewer]
+
+    def _refusal(self, viewer: str) -> str | None:
+        """Why there is no stream for this viewer now; None when there is."""
+        limits = self.config.limits
+        if self.is_draining:
+            return "draining"
+        if self._clients >= limits.clients:
+            return "clients"
+        if limits.clients_per_ip is not None and self._clients_by_ip[viewer] >= limits.clients_per_ip:
+            return "clients_per_ip"
+        return None
+
+    def _turn_away(self, reason: str, shared: tuple[Pair, ...]) -> Stream:
+        """An `EventSource` gives up for good on 503 or 502; this it takes for a stream that ended, and comes back."""
+        self._refusals[reason] += 1
+        return Stream((*_STREAM_HEADERS, *shared), _comeback(), None)
+
+    # CORS
+
+    def _cors(self, headers: Headers) -> tuple[Pair, ...]:
+        return self.table.cors.headers(headers) if self.table.cors is not None else ()
+
+    def _shared_headers(self, route: Route, headers: Headers) -> tuple[Pair, ...]:
+        """What every answer of an event route carries: CORS, and `Vary` where it matters."""
+        vary = [name for name, matters in ((b"Accept", route.negotiate), (b"Origin", self.table.cors)) if matters]
+        pairs = self._cors(headers)
+        return (*pairs, (b"vary", b", ".join(vary))) if vary else pairs
+
+    def _preflight(self, headers: Headers, shared: tuple[Pair, ...]) -> Answer:
+        allow = (b"allow", b"GET, HEAD, OPTIONS")
+        cors = self.table.cors
+        return Answer(204, (allow, *shared, *(cors.preflight(headers, b"GET, HEAD") if cors is not None else ())))
+
+    # Pass-through
+
+    def _relay(self, target: ProxyRoute, request: Request, path: bytes) -> Relay:
+        async def open_() -> RelayedResponse:
+            return await target.slot.upstream.send(
+                request.method,
+                request.target,
+                request.headers,
+                request.body,
+                http_version=request.http_version,
+                scheme=request.scheme,
+                peer=request.peer,
+                trusted=self.config.server.trusted_proxies,
+            )
+
+        def done(status: int) -> None:
+            if request.method in _WRITES and 200 <= status < 400:
+                self._follow_write(target.slot, path)
+
+        return Relay(open_, done)
+
+    def _follow_write(self, slot: UpstreamSlot, path: bytes) -> None:
+        """A write passed through and succeeded: the topics that say `after_write` of it poll at once."""
+        segments = split_path(path)
+        followed = {route: route.follows(path) for route in self.table.routes if isinstance(route, PollRoute)}
+
+        def is_touched(watch: Watch) -> bool:
+            if watch.route.follows_own_writes:
+                read = watch.source.target.path.partition("?")[0].encode()
+                return watch.route.slot is slot and split_path(read) == segments
+            shared = followed.get(watch.route)
+            return shared is not None and all(watch.params.get(name, value) == value for name, value in shared.items())
+
+        self.topics.hint(is_touched)
+
+    # Webhooks
+
+    async def _take_delivery(self, routes: list[WebhookRoute], request: Request) -> Answer:
+        if request.method != "POST":
+            return problem(405, "a webhook is delivered by POST", ((b"allow", b"POST"),), close=True)
+        try:
+            body = await _read(request.body, self.config.limits.webhook_body, request.headers)
+            return await self._publish_delivery(routes, request.headers, body)
+        except RejectedError as error:
+            return problem(error.status, str(error), close=error.status in (408, 413))
+        except BrokerError as error:
+            log.error("webhook %s: %s", routes[0].route.path, error)
+            return problem(503, "the event could not be stored; send it again", ((b"retry-after", b"5"),))
+
+    async def _publish_delivery(self, routes: list[WebhookRoute], headers: Headers, body: bytes) -> Answer:
+        """Each route takes of the delivery what concerns it. What concerns none is told why by the first."""
+        events = streams = 0
+        rejections: list[RejectedError] = []
+        for route in routes:
+            try:
+                updates = route.receiver.receive(headers, body)
+            except RejectedError as error:
+                rejections.append(error)
+                continue
+            for update in updates:
+                if not await self.topics.publish(update, route):
+                    return problem(503, "there is no room for another topic", ((b"retry-after", b"5"),))
+                events += 1
+                topic = self.hub.get(update.topic)
+                streams += len(topic.subscribers) if topic is not None else 0
+        if len(rejections) == len(routes):
+            raise rejections[0]
+        told = ((b"ssegate-events", b"%d" % events), (b"ssegate-streams", b"%d" % streams))
+        return Answer(200, told)
+
+    # Figures
+
+    def statistics(self) -> GateFigures:
+        """How things stand, for `/metrics`."""
+        tally = self.hub.tally
+        return GateFigures(
+            clients=self._clients,
+            topics=len(self.hub),
+            topics_watched=sum(topic.is_watched for topic in self.hub),
+            events=tally.events,
+            resets=tally.resets,
+            faults=tally.faults,
+            refused=dict(self._refusals),
+            upstreams=tuple(
+                UpstreamFigures(
+                    name,
+                    polls=dict(slot.record.outcomes),
+                    failing=slot.record.failing,
+                    avoided=slot.record.avoided,
+                    connections=slot.upstream.statistics(),
+                )
+                for name, slot in self.table.slots.items()
+            ),
+        )
+
+
+def _make_epoch() -> str:
+    return secrets.token_hex(5)
+
+
+def _comeback() -> bytes:
+    return encode_retry(round(random.uniform(*COMEBACK) * 1000))
+
+
+def _cursor(headers: Headers, fields: list[tuple[str, str]]) -> str | None:
+    """Where the client stood: the header, else the query; None for a newcomer."""
+    values = headers.all(CURSOR_HEADER)
+    cursor = values[-1] if values else ""
+    for name in CURSOR_FIELDS:
+        if not cursor:
+            cursor = next((value for key, value in reversed(fields) if key == name), "")
+    # What is too long is not ours, and is told so; `Position.parse` refuses it by its length too.
+    return cursor[: MAX_CURSOR + 1] or None
+
+
+async def _read(body: Body | None, limit: int, headers: Headers) -> bytes:
+    """Read a whole body. Raises `RejectedError` 413 as soon as it is too large, by its own word or in fact."""
+    too_large = RejectedError(413, f"the body is larger than {limit} bytes (limits.webhook_body)")
+    length = headers.get("content-length") or "0"
+    if length.isdigit() and int(length[:20]) > limit:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    async for part in body if body is not None else _no_body():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _no_body() -> AsyncIterator[bytes]:
+    return
+    yield b""

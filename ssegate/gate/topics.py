@@ -1,0 +1,260 @@
+"""Which topics there are, which of them are polled, and when they are let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from ssegate.core.event import Update
+from ssegate.core.hub import Hub, Opening, Subscriber, Topic
+from ssegate.core.journal import Position
+from ssegate.gate.routes import PollRoute, WebhookRoute
+from ssegate.interfaces import Broker
+from ssegate.sources.poll import PollSource, PollTarget
+
+log = logging.getLogger(__name__)
+
+FIRST_ANSWER = 3.0
+"""Seconds a viewer waits for the first poll of a cold topic before the stream opens without a word."""
+
+SWEEP = 2.0
+"""Seconds between looks for topics that have been quiet for longer than their history is kept."""
+
+RESTART = 5.0
+"""Seconds before a source that failed in a way it should not is started again."""
+
+
+class Watch:
+    """One polled topic: its source, and the task that runs it while somebody wants it."""
+
+    def __init__(self, route: PollRoute, target: PollTarget, params: Mapping[str, str], topic: Topic) -> None:
+        self.route = route
+        self.params = params
+        """The path's parameters of the viewer that came first."""
+        self.topic = topic
+        self.source: PollSource = route.make_source(topic.key, target, lambda: len(topic.subscribers))
+        self.task: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None
+        """A task that was stopped and may not have unwound yet."""
+        self.waiting = 0
+        """Viewers that wait for the first answer."""
+        self.linger: asyncio.TimerHandle | None = None
+        """Set while it goes on though nobody reads."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody reads, or is about to."""
+        return bool(self.topic.subscribers) or self.waiting > 0
+
+
+class Topics:
+    """The hub's topics in the service of the gate: opened for viewers, fed through the broker, dropped in time."""
+
+    def __init__(self, hub: Hub, broker: Broker, *, max_topics: int) -> None:
+        self.hub = hub
+        self.max_topics = max_topics
+        self._broker = broker
+        self._owners: dict[str, PollRoute | WebhookRoute] = {}
+        self._watches: dict[str, Watch] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect to the broker. Raises `BrokerError`."""
+        await self._broker.start(self._deliver)
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def aclose(self) -> None:
+        """Stop every source and let the broker go."""
+        tasks = [watch.task for watch in self._watches.values() if watch.task is not None]
+        if self._sweeper is not None:
+            tasks.append(self._sweeper)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._broker.aclose()
+
+    def __len__(self) -> int:
+        return len(self.hub)
+
+    def __iter__(self) -> Iterator[Topic]:
+        return iter(self.hub)
+
+    # Events
+
+    def _deliver(self, update: Update, position: Position) -> None:
+        """See `interfaces.Deliver`. All that comes in one turn of the loop leaves in one."""
+        topic = self.hub.deliver(update, position, time.monotonic())
+        if topic is not None:
+            asyncio.get_running_loop().call_soon(topic.wake)
+
+    async def publish(self, update: Update, route: WebhookRoute) -> bool:
+        """Publish an update of a topic that may have no viewer; False when there is no room for another topic.
+
+        Raises `BrokerError`.
+        """
+        if self.open(update.topic, route) is None:
+            return False
+        await self._broker.publish(update)
+        return True
+
+    # Viewers
+
+    async def watch(self, route: PollRoute, target: PollTarget, params: Mapping[str, str]) -> Topic | int | None:
+        """The topic, polled from now on and its state known if the upstream was quick enough.
+
+        Instead the status of the first answer where the viewer is to be told that, or None when there is no room for
+        another topic. Whoever gets a topic subscribes in the same turn of the loop.
+        """
+        key = route.key(target)
+        topic = self.open(key, route)
+        if topic is None:
+            return None
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = Watch(route, target, params, topic)
+        if topic.is_over:
+            return topic
+        if watch.task is None:
+            self._begin(watch)
+        status = await self._first_answer(watch)
+        if status is None:
+            return topic if self.hub.get(key) is topic else None
+        if not watch.is_wanted:
+            self.forget(key)
+        return status
+
+    async def _first_answer(self, watch: Watch) -> int | None:
+        answer = watch.source.awaited
+        if answer is None or answer.done():
+            return None if answer is None else answer.result()
+        watch.waiting += 1
+        try:
+            await asyncio.wait((answer,), timeout=FIRST_ANSWER)
+        finally:
+            watch.waiting -= 1
+            self._linger(watch)
+        if not answer.done():
+            answer.set_result(None)
+        return answer.result()
+
+    def subscribe(self, topic: Topic, cursor: str | None) -> Opening:
+        """Give a viewer its reading place. The edge sets `wake` when it begins to read."""
+        return self.hub.subscribe(topic, cursor, time.monotonic(), _nothing)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Take a viewer away. After the last one polling goes on for the route's `linger`."""
+        topic = subscriber.topic
+        self.hub.unsubscribe(subscriber, time.monotonic())
+        watch = self._watches.get(topic.key)
+        if watch is not None and not watch.is_wanted:
+            self._linger(watch)
+
+    def _linger(self, watch: Watch) -> None:
+        """Stop polling after a while, unless somebody comes back."""
+        if watch.linger is not None:
+            watch.linger.cancel()
+        watch.linger = asyncio.get_running_loop().call_later(watch.route.linger, self._end_linger, watch)
+
+    def _end_linger(self, watch: Watch) -> None:
+        watch.linger = None
+        if not watch.is_wanted:
+            self._stop(watch)
+
+    # Sources
+
+    def _begin(self, watch: Watch) -> None:
+        watch.topic.is_watched = True
+        watch.source.await_answer()
+        watch.task = asyncio.get_running_loop().create_task(self._run(watch, watch.ending))
+        watch.task.add_done_callback(lambda task: self._ended(watch, task))
+
+    async def _run(self, watch: Watch, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait((before,))  # one source never runs twice at a time
+        await watch.source.run(self._publish)
+
+    async def _publish(self, update: Update) -> None:
+        await self._broker.publish(update)
+
+    def _stop(self, watch: Watch) -> None:
+        if watch.linger is not None:
+            watch.linger.cancel()
+            watch.linger = None
+        if watch.task is not None:
+            watch.task.cancel()
+            watch.ending, watch.task = watch.task, None
+            self._rest(watch)
+
+    def _rest(self, watch: Watch) -> None:
+        watch.topic.is_watched = False
+        watch.topic.quiet_since = time.monotonic()
+
+    def _ended(self, watch: Watch, task: asyncio.Task[None]) -> None:
+        """A source has come to its end by itself: its topic is over, its viewers' right is, or it has a defect."""
+        if watch.task is not task:
+            return  # it was stopped
+        watch.task = None
+        self._rest(watch)
+        if watch.topic.is_revoked:
+            self.forget(watch.topic.key)
+        elif (error := task.exception()) is not None:
+            log.error("poll of %s stopped on a defect; it is started again", watch.topic.key, exc_info=error)
+            asyncio.get_running_loop().call_later(RESTART, self._restart, watch)
+
+    def _restart(self, watch: Watch) -> None:
+        if watch.task is None and watch.is_wanted:
+            self._begin(watch)
+
+    def hint(self, matches: Callable[[Watch], bool]) -> int:
+        """Make the topics that match poll at once; return how many."""
+        hinted = [watch for watch in self._watches.values() if watch.task is not None and matches(watch)]
+        for watch in hinted:
+            watch.source.hint()
+        return len(hinted)
+
+    # Room
+
+    def open(self, key: str, route: PollRoute | WebhookRoute) -> Topic | None:
+        """The topic, made if it is not there; None when there is no room for another."""
+        topic = self.hub.get(key)
+        if topic is not None:
+            return topic
+        if len(self.hub) >= self.max_topics and not self._make_room():
+            return None
+        self._owners[key] = route
+        return self.hub.open(key, route.topic_settings, time.monotonic())
+
+    def _make_room(self) -> bool:
+        """Let go of the history nobody has asked for longest, if there is one that nobody reads and nothing polls."""
+        idle = self.hub.longest_idle()
+        if idle is None:
+            return False
+        self.forget(idle.key)
+        return True
+
+    def forget(self, key: str) -> None:
+        """Drop a topic, its source and its numbering. Readers it still has get nothing more, and are for the caller to close."""
+        self._owners.pop(key, None)
+        watch = self._watches.pop(key, None)
+        if watch is not None:
+            self._stop(watch)
+        self.hub.drop(key)
+        forget = getattr(self._broker, "forget", None)  # interfaces.Forgets
+        if forget is not None:
+            forget(key)
+
+    def owned_by(self, routes: Collection[PollRoute | WebhookRoute]) -> list[Topic]:
+        """The topics of these routes."""
+        return [topic for topic in self.hub if self._owners.get(topic.key) in routes]
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            for topic in self.hub.expired(time.monotonic()):
+                self.forget(topic.key)
+
+
+def _nothing() -> None:
+    """What a reader is woken by until the edge reads: it reads first and waits then."""

@@ -1,0 +1,1 @@
+"""Thin shells round the core that wait for an upstream and say what happened."""
