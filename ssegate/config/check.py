@@ -79,7 +79,12 @@ def _check_cors(config: Config, tree: Tree) -> None:
 def _check_conflicts(placed: list[tuple[Path, Route]], tree: Tree) -> None:
     placed = [(path, route) for path, route in placed if not tree.is_broken((*path, "path"))]
     entries = [Entry(_pattern(route.path), path, negotiate=route.negotiate) for path, route in placed]
+    # Each route is told of one other, so that many alike do not make a page for each pair.
+    against: dict[int, int] = {}
     for one, other in conflicts(entries):
+        against.setdefault(one, other)
+        against.setdefault(other, one)
+    for one, other in against.items():
         _note_conflict(placed[one][0], placed[other][0], tree)
 
 
@@ -88,11 +93,10 @@ def _pattern(path: str) -> PathPattern:
     return PathPattern(path, allow_rest=True)
 
 
-def _note_conflict(one: Path, other: Path, tree: Tree) -> None:
-    for path, against in ((one, other), (other, one)):
-        line = tree.span((*against, "path"), "key").line
-        message = f"matches the same requests as routes[{against[1]}] on line {line}; one of them has to go"
-        tree.add((*path, "path"), "route-conflict", message)
+def _note_conflict(path: Path, other: Path, tree: Tree) -> None:
+    line = tree.span((*other, "path"), "key").line
+    message = f"matches the same requests as routes[{other[1]}] on line {line}; one of them has to go"
+    tree.add((*path, "path"), "route-conflict", message)
 
 
 def _check_receivers(placed: list[tuple[Path, Route]], tree: Tree) -> None:

@@ -142,6 +142,7 @@ class _Composer:
         self._anchors: dict[str, Node] = {}
         self._aliases = 0
         self._problems: list[Problem] = []
+        self._told: set[Span] = set()  # places of keys that are set twice
         self._open: list[Any] = []  # where the brackets stand that are not closed yet
 
     def compose(self) -> tuple[Mapping, list[Problem]]:
@@ -268,7 +269,8 @@ class _Composer:
         for span, other in ((first, key.span), (key.span, first)):
             message = f"`{key.text}` is set twice; the other is on line {other.line}"
             problem = Problem(self._source, span.line, span.column, "duplicate-key", where(path), message, span.length)
-            if (span.line, span.column) not in {(known.line, known.column) for known in self._problems}:
+            if span not in self._told:
+                self._told.add(span)
                 self._problems.append(problem)
 
     def _span(self, start: Any, end: Any = 1) -> Span:

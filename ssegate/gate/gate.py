@@ -159,7 +159,11 @@ class Gate:
 
     def _answer_unmatched(self, request: Request, path: bytes) -> Answer:
         allowed = self.table.router.allowed(path)
-        if allowed and request.method not in allowed:
+        if request.method in allowed:
+            return problem(
+                406, "this is an event stream; let Accept name text/event-stream", self._cors(request.headers)
+            )
+        if allowed:
             return problem(
                 405, f"{request.method} is not served here", ((b"allow", ", ".join(sorted(allowed)).encode()),)
             )

@@ -64,6 +64,7 @@ class PollRoute:
             max_age=route.history.age,
             snapshot_type="" if emit.as_ == "snapshot" else names.get("snapshot", "snapshot"),
         )
+        self._forwards_authorization = any(name.lower() == "authorization" for name in route.poll.forward)
         self.linger = route.poll.linger
         after = route.poll.after_write
         self._after = tuple(PathPattern(text, allow_rest=True) for text in after) if isinstance(after, tuple) else ()
@@ -76,7 +77,7 @@ class PollRoute:
         forwarded: list[Pair] = [
             (name.encode(), value.encode("latin-1")) for name in self._poll.forward for value in headers.all(name)
         ]
-        return PollTarget(path, tuple(forwarded))
+        return PollTarget(path, tuple(forwarded), with_auth=not self._forwards_authorization)
 
     def key(self, target: PollTarget) -> str:
         """The topic: every byte that decides what the upstream answers, hashed, since headers may be credentials."""

@@ -44,6 +44,9 @@ class PollTarget:
     """Path and query behind the upstream's URL, percent-encoded."""
     headers: tuple[Pair, ...]
     """The viewers' headers that are sent along."""
+    with_auth: bool = True
+    """Whether the gate's own credentials for the upstream are sent. Never where the viewer's Authorization is to decide:
+    one who has none would be shown what the gate may see."""
 
 
 class PollRecord:
@@ -191,7 +194,11 @@ class PollSource:
         headers = (*self.target.headers, *self._poller.headers())
         try:
             answer = await self._upstream.fetch(
-                self.target.path, headers, first=self._is_awaited, max_body=self._max_body
+                self.target.path,
+                headers,
+                first=self._is_awaited,
+                with_auth=self.target.with_auth,
+                max_body=self._max_body,
             )
         except UpstreamError as error:
             self._record.count("failed", self._viewers())

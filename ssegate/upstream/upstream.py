@@ -52,16 +52,26 @@ class Upstream:
         self._requests = 0
 
     async def fetch(
-        self, path: str, headers: Sequence[Pair], *, method: str = "GET", first: bool = False, max_body: int
+        self,
+        path: str,
+        headers: Sequence[Pair],
+        *,
+        method: str = "GET",
+        first: bool = False,
+        with_auth: bool = True,
+        max_body: int,
     ) -> FetchAnswer:
         """Send a poll's request and read its whole answer. `path` is percent-encoded and begins with `/`.
+
+        `with_auth`: whether the upstream's configured `auth` goes along, where `headers` have no Authorization.
 
         Waits for the `requests_per_second` budget without limit, `first` before others, then for a free connection.
         Redirects are followed to the same origin only; another one is returned as it is. Raises `UpstreamError` and its
         kinds; an answer with any status is no error.
         """
         assert path.startswith("/"), "a path begins with a slash"
-        fields = fetch_headers(self.address.authority, self._configured, self._authorization, headers)
+        authorization = self._authorization if with_auth else None
+        fields = fetch_headers(self.address.authority, self._configured, authorization, headers)
         target = self.address.target(path.encode("ascii"))
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._fetch_once(method, target, fields, first, max_body)
