@@ -337,7 +337,7 @@ class Upstream(Model):
     host: Annotated[str, PlainValidator(values.read_host_name), WithJsonSchema(_TEXT)] = "preserve"
     """The `Host` of proxied requests: the viewer's (`preserve`), or a name of its own. Polls use the URL's."""
     auth: Auth | None = None
-    """Credentials sent with every request."""
+    """The gate's own credentials, sent with polls; not where a route forwards `authorization`, nor with what passes through."""
     tls: Tls = Tls()
     """How the certificate is checked."""
 

@@ -97,7 +97,7 @@ class AsgiEdge:
             body.release()
             async with _while_connected(body) as deadline:
                 pump.give_up = lambda: deadline.reschedule(0)
-                self._wheel.add(pump, asyncio.get_running_loop().time() + stream.heartbeat)
+                self._wheel.add(pump, pump.next_look)
                 await _send_head(scope, 200, stream.headers, send)
                 await pump.run()
         finally:
@@ -117,11 +117,11 @@ class AsgiEdge:
                 await _render_answer(scope, problem(error.status, str(error), close=True), send)
                 return
             try:
+                relay.done(response.status)
                 await _send_head(scope, response.status, response.headers.raw, send)
                 async for chunk in response:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-                relay.done(response.status)
             except UpstreamError as error:
                 self._counts["cut"] += 1
                 log.warning("relay %s: the response was cut", error)
@@ -243,11 +243,14 @@ class _Pump:
         if now - self._last >= heartbeat:
             self._is_beat_due = True
             self._event.set()
-            return self._until(now + heartbeat)
-        return self._until(self._last + heartbeat)
+            self._last = now
+        return self.next_look
 
-    def _until(self, when: float) -> float:
-        return when if self._deadline is None else min(when, self._deadline)
+    @property
+    def next_look(self) -> float:
+        """When the next heartbeat would be due, or the stream's end."""
+        due = self._last + self._stream.heartbeat
+        return due if self._deadline is None else min(due, self._deadline)
 
 
 @asynccontextmanager
@@ -292,7 +295,7 @@ async def _send_head(scope: MutableMapping[str, Any], status: int, headers: tupl
 async def _render_answer(scope: MutableMapping[str, Any], answer: Answer, send: Send) -> None:
     headers = answer.headers
     has_body = answer.status >= 200 and answer.status not in (204, 304)
-    if has_body and not any(name.lower() == b"content-length" for name, _ in headers):
+    if has_body and (answer.body or scope["method"] != "HEAD"):
         headers = (*headers, (b"content-length", b"%d" % len(answer.body)))
     if answer.close and scope["http_version"] in ("1.0", "1.1"):
         headers = (*headers, (b"connection", b"close"))

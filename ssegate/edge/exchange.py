@@ -96,7 +96,7 @@ class Relay:
     """Send the request upstream, its body streamed, and return when the head of the answer has come. Cancelling it ends
     the upstream request. Raises `UpstreamError`."""
     done: Callable[[int], None] = field(default=lambda status: None)
-    """Called with the status once the response is complete; a write that succeeded makes its topics poll."""
+    """Called with the status when the head of the answer has come; a write that succeeded makes its topics poll."""
 
 
 Answering = Callable[[Request], Awaitable[Answer | Stream | Relay]]

@@ -1,0 +1,16 @@
+"""Which edges the end-to-end suite runs on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.gate import Edge
+
+EDGES = (Edge("asgi", "1.1"), Edge("asgi-h2", "2"))
+
+
+@pytest.fixture(params=EDGES, ids=lambda edge: edge.id)
+def edge(request: pytest.FixtureRequest) -> Edge:
+    """Each edge in turn. This is the only place that knows which there are."""
+    chosen: Edge = request.param
+    return chosen
