@@ -153,18 +153,18 @@ class Subscriber:
     def _read_events(self, max_bytes: int) -> bytes:
         journal = self.topic.journal
         if self._epoch != journal.epoch or not journal.keeps(self.offset):
-            return self._start_over()
+            return self._start_over(max_bytes)
         data, self.offset = journal.read(self.offset, max_bytes)
         return data
 
-    def _start_over(self) -> bytes:
+    def _start_over(self, max_bytes: int) -> bytes:
         """The ring has passed this reader: it is told so, and gets the state, or goes on with what is kept."""
         journal = self.topic.journal
         came_before_the_first = not self._epoch and journal.keeps(journal.origin)
         self._epoch = journal.epoch
         if came_before_the_first:
             self.offset = journal.origin
-            return self._read_events(READ_BYTES)
+            return self._read_events(max_bytes)
         self.topic.tally.resets += 1
         self.offset = journal.state_offset if journal.has_state else journal.first - 1
         return _RESET_GAP + journal.snapshot()
@@ -178,7 +178,7 @@ class Subscriber:
             parts.append(_RECOVERED)
         parts.append(self._read_events(max_bytes))
         if self.offset == topic.journal.head:
-            if topic.fault is not None and not self._told:
+            if topic.fault is not None and not self._told and not topic.is_over:  # behind an `end` there is nothing
                 self._told = topic._serial
                 parts.append(topic.fault)
             if topic._revocation is not None:
@@ -276,14 +276,15 @@ class Hub:
 
     def _walk(self, topic: Topic, wake: Callable[[], None], told: bytes = b"") -> Opening:
         """All that is kept. On a topic of changes that needs an unbroken row from the first."""
-        journal = topic.journal
-        form = topic.settings.form
+        journal, form = topic.journal, topic.settings.form
         if form is Form.CHANGES and not journal.keeps(journal.origin):
             return self._welcome(topic, wake, told)
-        if form is Form.STATES and journal.has_state:
-            data = journal.kept() or journal.snapshot()
-            return Opening(Subscriber(topic, journal.head, wake), told + data, is_resumed=False, is_finished=False)
-        return Opening(Subscriber(topic, journal.first - 1, wake), told, is_resumed=False, is_finished=False)
+        offset = journal.first - 1
+        if form is not Form.EVENTS and journal.size <= READ_BYTES + len(journal.snapshot()):
+            # Read one by one, states and changes would be replaced by the newest state.
+            told += journal.kept()
+            offset = journal.head
+        return Opening(Subscriber(topic, offset, wake), told, is_resumed=False, is_finished=False)
 
     def _resume(self, topic: Topic, cursor: str, wake: Callable[[], None]) -> Opening:
         journal = topic.journal
@@ -303,8 +304,10 @@ class Hub:
 
     def unsubscribe(self, subscriber: Subscriber, now: float) -> None:
         """Take a reader away; calling it twice does nothing."""
-        subscriber.topic.subscribers.discard(subscriber)
-        subscriber.topic.quiet_since = now
+        topic = subscriber.topic
+        if subscriber in topic.subscribers:
+            topic.subscribers.remove(subscriber)
+            topic.quiet_since = now
 
     def expired(self, now: float) -> list[Topic]:
         """The topics that are idle and have been quiet for longer than their history is kept."""

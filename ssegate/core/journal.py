@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
-from ssegate.core.event import MAX_ID_LENGTH, Event, Update, encode_event
+from ssegate.core.event import MAX_ID_LENGTH, Event, Kind, Update, encode_event
 
 _ID = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)-(0|[1-9][0-9]{0,17})")
 
@@ -53,12 +53,13 @@ class Form(Enum):
 class Journal:
     """A ring of a topic's last events, in the order and with the offsets the broker gave them.
 
-    Offsets are consecutive, so a place in the ring is a subtraction.
+    Offsets are consecutive, so a place in the ring is a subtraction. What follows the state stays as long as the state,
+    and an `end` stays while it is the last: without them neither could be made sense of.
     """
 
     __slots__ = (
-        "_events", "_form", "_joined", "_max_age", "_max_events", "_snapshot", "_state", "_thinned", "_times", "_walkable",
-        "epoch", "head", "origin", "state_offset",
+        "_droppable", "_events", "_form", "_joined", "_max_age", "_max_events", "_snapshot", "_state", "_thinned", "_times",
+        "_walkable", "epoch", "head", "origin", "state_offset",
     )  # fmt: skip
 
     def __init__(self, form: Form, *, max_events: int, max_age: float) -> None:
@@ -68,7 +69,7 @@ class Journal:
         self.head = 0
         """The offset of the newest event; 0 when there has been none."""
         self.origin = 0
-        """The place before the first event that was ever put in here."""
+        """The place before the first event that was ever put in here; -1 when a later one did not follow."""
         self.state_offset = 0
         """The offset of the event that brought the current state; 0 when there is no state."""
         self._form = form
@@ -81,6 +82,7 @@ class Journal:
         self._joined: tuple[int, int, bytes] = (0, 0, b"")  # the last run that was read: readers go in step
         self._walkable = 0  # bytes of older states that are still kept
         self._thinned = 0  # offset up to which older states have been let go of
+        self._droppable = 0  # offset up to which events may leave the ring
 
     @property
     def first(self) -> int:
@@ -95,7 +97,8 @@ class Journal:
     def append(self, update: Update, position: Position, now: float, snapshot_type: str = "") -> bytes:
         """Put a numbered update at the head; return its bytes.
 
-        A new epoch, or an offset that does not follow, empties the ring first: what was before cannot be joined to it.
+        A new epoch, or an offset that does not follow, empties the ring first, and the state with it: what was before
+        cannot be joined to what comes.
         Raises `ValueError` when its type cannot be encoded (see `encode_event`); nothing is appended then.
         """
         data = encode_event(Event(update.data, update.type, str(position)))
@@ -109,17 +112,19 @@ class Journal:
         if self._form is Form.STATES:
             self._walkable += len(data)
             self._thin()
-        while len(self._events) > self._max_events:
+        self._droppable = self.state_offset or self.head - (update.kind is Kind.END)
+        while len(self._events) > self._max_events and self.first <= self._droppable:
             self._drop_oldest()
         self.expire(now)
         return data
 
     def _clear(self, position: Position) -> None:
+        self.origin = -1 if self.epoch else position.offset - 1
         self._events.clear()
         self._times.clear()
         self._joined = (0, 0, b"")
         self._walkable = 0
-        self.origin = self._thinned = position.offset - 1
+        self._thinned = position.offset - 1
         self.state_offset = 0
         self.epoch = position.epoch
 
@@ -144,9 +149,9 @@ class Journal:
             self._walkable -= len(data)
 
     def expire(self, now: float) -> None:
-        """Forget events that are older than `max_age`. The state is kept, however old it is."""
+        """Forget events that are older than `max_age`. The state and what follows it are kept, however old they are."""
         horizon = now - self._max_age
-        while self._times and self._times[0] < horizon:
+        while self._times and self._times[0] < horizon and self.first <= self._droppable:
             self._drop_oldest()
 
     def keeps(self, after: int) -> bool:
@@ -162,22 +167,28 @@ class Journal:
             self._snapshot = encode_event(Event(data, type_, f"{self.epoch}-{self.state_offset}"))
         return self._snapshot
 
+    @property
+    def size(self) -> int:
+        """Bytes of all events that are kept."""
+        return sum(map(len, self._events))
+
     def kept(self) -> bytes:
-        """All events that are kept, in order."""
-        return b"".join(self._events)
+        """All that is kept, in order: the events, and before them the state when its own event has left the ring."""
+        events = b"".join(self._events)
+        return events if self.first <= self.state_offset else self.snapshot() + events
 
     def read(self, after: int, max_bytes: int) -> tuple[bytes, int]:
         """What a reader at this offset gets next, and where it stands then. Empty when it stands at the head.
 
-        At least one event, and no more than `max_bytes` beyond the first. On a state topic the changes may be replaced by
-        one snapshot. `after` must be kept (see `keeps`).
+        At least one event, and if more then no more than `max_bytes`. On a state topic the changes may be replaced by one
+        snapshot. `after` must be kept (see `keeps`).
         """
         head = self.head
         if after == head:
             return b"", head
         if after == head - 1:
             return self._events[-1], head
-        if self._joined[0] == after and self._joined[1] == head:
+        if self._joined[:2] == (after, head) and len(self._joined[2]) <= max_bytes:
             return self._joined[2], head
         if self._is_snapshot_better(after):
             # The tail behind the state (`end`) follows with the next read.

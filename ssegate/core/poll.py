@@ -149,16 +149,17 @@ class Poller:
             self.due = now + self._wait
         else:
             # From start to start, so that a slow answer does not stretch the interval; but never without a pause.
-            self.due = max(self.due + wait, now + wait / 10)
+            self.due = max(self.due + wait, now + self._interval / 10)
         if self._hinted:
             self.due = now
 
     def _back_off(self, now: float) -> None:
-        """Wait with full jitter (a random part of a bound that doubles), never shorter than the regular interval."""
+        """Wait as long as was asked for, else with full jitter (a random part of a bound that doubles); in no case shorter
+        than the regular interval."""
         settings = self._settings
         bound = min(settings.backoff_max, settings.backoff_min * 2 ** min(self._failures, 32))
         self._failures += 1
-        self.due = now + (self._wait or max(settings.every_min, bound * self._random()))
+        self.due = now + max(settings.every_min, self._wait or bound * self._random())
 
 
 def _requested_wait(headers: Headers, wall: float) -> float:

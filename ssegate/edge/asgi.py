@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import Any
@@ -41,8 +41,8 @@ class AsgiEdge:
 
     def __init__(self, answering: Answering, *, stall: float = 30.0, max_head: int = 32 * 1024) -> None:
         """`stall`: seconds after which a client that takes nothing is dropped; `max_head` in bytes."""
+        self.stall = stall
         self._answering = answering
-        self._stall = stall
         self._max_head = max_head
         self._wheel = Wheel()
         self.latency = Latency()
@@ -62,7 +62,7 @@ class AsgiEdge:
             reply = await self._reply(scope, body)
             match reply:
                 case Answer():
-                    await _render_answer(scope, reply, send)
+                    await _render_answer(scope, reply, self._in_time(send))
                 case Stream():
                     await self._render_stream(scope, reply, body, send)
                 case Relay():
@@ -90,7 +90,7 @@ class AsgiEdge:
 
     async def _render_stream(self, scope: MutableMapping[str, Any], stream: Stream, body: _Body, send: Send) -> None:
         """Write the stream to its end, or until the client is gone or takes nothing."""
-        pump = _Pump(stream, send, self._stall, self._counts, self.latency)
+        pump = _Pump(stream, send, self.stall, self._counts, self.latency)
         self._counts["streams"] += 1
         self._counts["streams_opened"] += 1
         try:
@@ -107,6 +107,7 @@ class AsgiEdge:
 
     async def _render_relay(self, scope: MutableMapping[str, Any], relay: Relay, body: _Body, send: Send) -> None:
         """Pass the upstream's response on. One that is cut is cut here too: the last message is not sent."""
+        send = self._in_time(send)
         async with _while_connected(body):
             try:
                 response = await relay.open()
@@ -120,13 +121,31 @@ class AsgiEdge:
                 relay.done(response.status)
                 await _send_head(scope, response.status, response.headers.raw, send)
                 async for chunk in response:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    for piece in _pieces(chunk):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             except UpstreamError as error:
                 self._counts["cut"] += 1
                 log.warning("relay %s: the response was cut", error)
+            except RejectedError as error:
+                # The body of the request failed when its answer had begun already: it cannot be told any more.
+                self._counts["cut"] += 1
+                log.info("relay: a response was cut: %s", error)
             finally:
                 await response.aclose()
+
+    def _in_time(self, send: Send) -> Send:
+        """`send`, given up when the client takes nothing for `stall` seconds."""
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.stall):
+                    await send(message)
+            except TimeoutError as error:
+                self._counts["stalled"] += 1
+                raise ClientGoneError from error
+
+        return send_in_time
 
 
 class _Body:
@@ -192,7 +211,7 @@ class _Pump:
         if subscriber is not None:
             subscriber.wake = self._event.set
             await self._follow(subscriber)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._hand_over(b"", is_last=True)
 
     async def _follow(self, subscriber: Subscriber) -> None:
         is_live = False  # whether what is read now has just come
@@ -218,12 +237,13 @@ class _Pump:
 
     async def _write(self, data: bytes) -> None:
         self._counts["bytes"] += len(data)
-        loop = asyncio.get_running_loop()
+        for piece in _pieces(data):
+            await self._hand_over(piece)
+
+    async def _hand_over(self, piece: bytes, *, is_last: bool = False) -> None:
+        self._last = asyncio.get_running_loop().time()
         self._is_sending = True
-        for start in range(0, len(data), PIECE):
-            self._last = loop.time()
-            piece = data if len(data) <= PIECE else data[start : start + PIECE]
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._send({"type": "http.response.body", "body": piece, "more_body": not is_last})
         self._is_sending = False
 
     def look(self, now: float) -> float | None:
@@ -248,9 +268,16 @@ class _Pump:
 
     @property
     def next_look(self) -> float:
-        """When the next heartbeat would be due, or the stream's end."""
-        due = self._last + self._stream.heartbeat
+        """When the next heartbeat would be due, or the stream's end, or what is sent now would have taken too long."""
+        due = min(self._last + self._stream.heartbeat, asyncio.get_running_loop().time() + self._stall)
         return due if self._deadline is None else min(due, self._deadline)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    if len(data) <= PIECE:
+        yield data
+    else:
+        yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ REFUSED_METHODS = frozenset({"TRACE", "CONNECT"})
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[\\#]")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
+_LENGTH = re.compile(r"[0-9]{1,18}")  # what has more digits is no length, and some readers of it would stumble
 _CONNECTION_FIELDS = ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
 
 
@@ -44,7 +45,7 @@ def _check_framing(headers: Headers, http_version: str) -> None:
     """RFC 9112, 6.1 and 6.3: no two ways to find the end of the body. RFC 9113, 8.2.2: no connection fields in HTTP/2."""
     lengths = headers.all("content-length")
     codings = headers.all("transfer-encoding")
-    if len(lengths) > 1 or (lengths and not (lengths[0].isascii() and lengths[0].isdigit())):
+    if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
         raise RejectedError(400, "Content-Length is not one number")
     if http_version not in ("1.0", "1.1"):
         if any(name in headers for name in _CONNECTION_FIELDS):

@@ -44,12 +44,12 @@ class Wheel:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         self._timer = loop.call_later(TICK, self._turn, loop)
-        current = int(now / TICK)
-        for number in range(self._done + 1, current + 1):
+        # At once, so that what is added while these are looked at gets into a slot that is still to come.
+        before, self._done = self._done, int(now / TICK)
+        for number in range(before + 1, self._done + 1):
             for stream in self._slots.pop(number, ()):
                 if (when := stream.look(now)) is not None:
-                    self._slots[max(current + 1, int(when / TICK) + 1)].add(stream)
-        self._done = current
+                    self._slots[max(self._done + 1, int(when / TICK) + 1)].add(stream)
         if not self._slots:
             self._timer.cancel()
             self._timer = None

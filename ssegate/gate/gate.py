@@ -158,16 +158,14 @@ class Gate:
         return await self._answer_event_route(match.target, match.params, request, query)
 
     def _answer_unmatched(self, request: Request, path: bytes) -> Answer:
+        shared = self._cors(request.headers)
         allowed = self.table.router.allowed(path)
         if request.method in allowed:
-            return problem(
-                406, "this is an event stream; let Accept name text/event-stream", self._cors(request.headers)
-            )
+            return problem(406, "this is an event stream; let Accept name text/event-stream", shared)
         if allowed:
-            return problem(
-                405, f"{request.method} is not served here", ((b"allow", ", ".join(sorted(allowed)).encode()),)
-            )
-        return problem(404, "no route matches this path", self._cors(request.headers))
+            allow = (b"allow", ", ".join(sorted(allowed)).encode())
+            return problem(405, f"{request.method} is not served here", (allow, *shared))
+        return problem(404, "no route matches this path", shared)
 
     # Event streams
 
@@ -258,14 +256,17 @@ class Gate:
 
     # CORS
 
-    def _cors(self, headers: Headers) -> tuple[Pair, ...]:
-        return self.table.cors.headers(headers) if self.table.cors is not None else ()
+    def _cors(self, headers: Headers, *, vary: tuple[bytes, ...] = ()) -> tuple[Pair, ...]:
+        """What says who may read this answer, and of what its caches must know that it depends on."""
+        cors = self.table.cors
+        if cors is not None:
+            vary = (*vary, b"Origin")
+        told = ((b"vary", b", ".join(vary)),) if vary else ()
+        return (*cors.headers(headers), *told) if cors is not None else told
 
     def _shared_headers(self, route: Route, headers: Headers) -> tuple[Pair, ...]:
-        """What every answer of an event route carries: CORS, and `Vary` where it matters."""
-        vary = [name for name, matters in ((b"Accept", route.negotiate), (b"Origin", self.table.cors)) if matters]
-        pairs = self._cors(headers)
-        return (*pairs, (b"vary", b", ".join(vary))) if vary else pairs
+        """What every answer of an event route carries."""
+        return self._cors(headers, vary=(b"Accept",) if route.negotiate else ())
 
     def _preflight(self, headers: Headers, shared: tuple[Pair, ...]) -> Answer:
         allow = (b"allow", b"GET, HEAD, OPTIONS")

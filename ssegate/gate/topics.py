@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 
 from ssegate.core.event import Update
 from ssegate.core.hub import Hub, Opening, Subscriber, Topic
@@ -36,8 +36,8 @@ class Watch:
         self.topic = topic
         self.source: PollSource = route.make_source(topic.key, target, lambda: len(topic.subscribers))
         self.task: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None
-        """A task that was stopped and may not have unwound yet."""
+        self.running = asyncio.Lock()
+        """Held while the source runs, and until it has unwound: it never runs twice at a time."""
         self.waiting = 0
         """Viewers that wait for the first answer."""
         self.linger: asyncio.TimerHandle | None = None
@@ -58,18 +58,25 @@ class Topics:
         self._broker = broker
         self._owners: dict[str, PollRoute | WebhookRoute] = {}
         self._watches: dict[str, Watch] = {}
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Every task that has not come to its end: the sweeper, and sources, stopped ones too."""
 
     async def start(self) -> None:
         """Connect to the broker. Raises `BrokerError`."""
         await self._broker.start(self._deliver)
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        self._spawn(self._sweep())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def aclose(self) -> None:
         """Stop every source and let the broker go."""
-        tasks = [watch.task for watch in self._watches.values() if watch.task is not None]
-        if self._sweeper is not None:
-            tasks.append(self._sweeper)
+        for watch in self._watches.values():
+            self._stop(watch)
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,13 +123,12 @@ class Topics:
             watch = self._watches[key] = Watch(route, target, params, topic)
         if topic.is_over:
             return topic
-        if watch.task is None:
+        if watch.task is None and not watch.source.is_over:
             self._begin(watch)
         status = await self._first_answer(watch)
         if status is None:
             return topic if self.hub.get(key) is topic else None
-        if not watch.is_wanted:
-            self.forget(key)
+        self._forget_refused(watch)
         return status
 
     async def _first_answer(self, watch: Watch) -> int | None:
@@ -166,14 +172,14 @@ class Topics:
 
     def _begin(self, watch: Watch) -> None:
         watch.topic.is_watched = True
-        watch.source.await_answer()
-        watch.task = asyncio.get_running_loop().create_task(self._run(watch, watch.ending))
+        if not watch.topic.subscribers:
+            watch.source.await_answer()  # those who read already would not be told what it answers instead of a stream
+        watch.task = self._spawn(self._run(watch))
         watch.task.add_done_callback(lambda task: self._ended(watch, task))
 
-    async def _run(self, watch: Watch, before: asyncio.Task[None] | None) -> None:
-        if before is not None and not before.done():
-            await asyncio.wait((before,))  # one source never runs twice at a time
-        await watch.source.run(self._publish)
+    async def _run(self, watch: Watch) -> None:
+        async with watch.running:
+            await watch.source.run(self._publish)
 
     async def _publish(self, update: Update) -> None:
         await self._broker.publish(update)
@@ -184,7 +190,7 @@ class Topics:
             watch.linger = None
         if watch.task is not None:
             watch.task.cancel()
-            watch.ending, watch.task = watch.task, None
+            watch.task = None
             self._rest(watch)
 
     def _rest(self, watch: Watch) -> None:
@@ -193,8 +199,8 @@ class Topics:
 
     def _ended(self, watch: Watch, task: asyncio.Task[None]) -> None:
         """A source has come to its end by itself: its topic is over, its viewers' right is, or it has a defect."""
-        if watch.task is not task:
-            return  # it was stopped
+        if watch.task is not task or task.cancelled():
+            return  # it was stopped, or everything is
         watch.task = None
         self._rest(watch)
         if watch.topic.is_revoked:
@@ -202,10 +208,21 @@ class Topics:
         elif (error := task.exception()) is not None:
             log.error("poll of %s stopped on a defect; it is started again", watch.topic.key, exc_info=error)
             asyncio.get_running_loop().call_later(RESTART, self._restart, watch)
+        else:
+            self._forget_refused(watch)
 
     def _restart(self, watch: Watch) -> None:
-        if watch.task is None and watch.is_wanted:
+        if watch.task is None and watch.is_wanted and self._is_current(watch):
             self._begin(watch)
+
+    def _forget_refused(self, watch: Watch) -> None:
+        """Let go of what the upstream refused to show, as soon as nobody is left to be told so: it is asked anew then."""
+        is_refused = watch.source.is_over and not watch.topic.is_over
+        if is_refused and not watch.is_wanted and self._is_current(watch):
+            self.forget(watch.topic.key)
+
+    def _is_current(self, watch: Watch) -> bool:
+        return self._watches.get(watch.topic.key) is watch
 
     def hint(self, matches: Callable[[Watch], bool]) -> int:
         """Make the topics that match poll at once; return how many."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qs
 
-from ssegate.core.event import RESERVED_TYPES, Update
+from ssegate.core.document import decode, encode
+from ssegate.core.event import RESERVED_TYPES, Update, encode_text
 from ssegate.core.headers import Headers
 from ssegate.core.template import Template
 from ssegate.errors import RejectedError, UndecodableError
@@ -52,19 +52,21 @@ class WebhookReceiver:
         """
         if not self._verify(headers, body):
             raise RejectedError(401, "the signature is missing or wrong")
-        if headers.get("content-encoding") not in (None, "", "identity"):
+        if (headers.get("content-encoding") or "").strip().lower() not in ("", "identity"):
             raise RejectedError(415, "the body is compressed; send it as it is")
         facts = _facts(headers, body)
         topic = self._find_topic(facts)
         data = self._make_data(facts, body)
         if data is None:
             return ()
-        if len(data) > self._max_event_size:
-            raise RejectedError(413, f"the event is {len(data)} bytes; limits.event_size is {self._max_event_size}")
-        return (Update(topic, data, type=self._make_type(facts)),)
+        type_ = self._make_type(facts)
+        size = len(encode_text(data)) + len(encode_text(type_))
+        if size > self._max_event_size:
+            raise RejectedError(413, f"the event is {size} bytes; limits.event_size is {self._max_event_size}")
+        return (Update(topic, data, type=type_),)
 
     def _find_topic(self, facts: Mapping[str, object]) -> str:
-        params = {name: _segment(name, expression(facts)) for name, expression in self._match.items()}
+        params = {name: _segment(name, _search(expression, facts)) for name, expression in self._match.items()}
         topic = self._topic_of(params)
         if topic is None:
             raise RejectedError(202, f"no event: no viewer can ask for {_listed(params)}")
@@ -73,20 +75,20 @@ class WebhookReceiver:
     def _make_data(self, facts: Mapping[str, object], body: bytes) -> str | None:
         if self._data is None:
             return _as_text(body)
-        try:
-            value = self._data(facts)
-        except UndecodableError as error:
-            raise RejectedError(400, str(error)) from error
+        value = _search(self._data, facts)
         if value is None or isinstance(value, str):
             return value
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        try:
+            return encode(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RejectedError(400, "what `emit.data` gives cannot be written as JSON") from error
 
     def _make_type(self, facts: Mapping[str, object]) -> str:
         if self._event is None:
             return ""
         type_ = self._event.expand({name: _look_up(facts, name) for name in self._event.names})
         if type_ in RESERVED_TYPES or _FORGING.search(type_):
-            raise RejectedError(202, f"no event: {type_!r} cannot be an event's name")
+            raise RejectedError(202, f"no event: {type_[:64]!r} cannot be an event's name")
         return type_
 
 
@@ -107,13 +109,11 @@ def _parse(content_type: str, body: bytes) -> object:
 
 def _parse_json(body: bytes) -> object:
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RejectedError(400, "the body is not JSON") from error
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
+        return decode(body)
+    except UndecodableError as error:
+        raise RejectedError(400, str(error)) from error
+    except RecursionError as error:
+        raise RejectedError(400, "the body is not JSON that can be kept: it is nested too deeply") from error
 
 
 def _parse_form(body: bytes) -> object:
@@ -130,6 +130,13 @@ def _as_text(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError:
         return base64.b64encode(body).decode()
+
+
+def _search(expression: Callable[[object], object], facts: object) -> object:
+    try:
+        return expression(facts)
+    except UndecodableError as error:
+        raise RejectedError(400, str(error)) from error
 
 
 def _segment(name: str, value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import struct
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -104,7 +106,8 @@ class Http1(_Socket):
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
 
     async def ask(self, asking: Asking, authority: str) -> None:
-        headers = [("Host", authority), *asking.headers]
+        headers: list[tuple[str, str | bytes]] = [("Host", authority)]
+        headers += [(name, value.encode("latin-1")) for name, value in asking.headers]
         if asking.body or asking.has_more:
             framing = ("Transfer-Encoding", "chunked") if asking.has_more else ("Content-Length", str(len(asking.body)))
             headers.append(framing)
@@ -152,6 +155,8 @@ class Http2(_Socket):
         super().__init__(reader, writer)
         settings = h2.config.H2Configuration(client_side=True, header_encoding=None)
         self._state = h2.connection.H2Connection(settings)
+        # hpack's Huffman coding takes the square of a field's length in time.
+        self._state.encoder.encode = partial(self._state.encoder.encode, huffman=False)  # type: ignore[method-assign]  # no other way to say it
         self._window = window
         self._events: deque[h2.events.Event] = deque()
         self._is_over = False
@@ -161,11 +166,11 @@ class Http2(_Socket):
         if self._window is not None:
             self._state.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: self._window})
         pseudo = [(":method", asking.method), (":scheme", "http"), (":authority", authority), (":path", asking.target)]
-        fields = [(name.lower(), value) for name, value in asking.headers]
+        fields = [*pseudo, *((name.lower(), value) for name, value in asking.headers)]
         if asking.body and not asking.has_more:
             fields.append(("content-length", str(len(asking.body))))
-        is_whole = not asking.body and not asking.has_more
-        self._state.send_headers(1, [*pseudo, *fields], end_stream=is_whole)
+        encoded = [(name.encode(), value.encode("latin-1")) for name, value in fields]
+        self._state.send_headers(1, encoded, end_stream=not asking.body and not asking.has_more)
         self._writer.write(self._state.data_to_send())
         if asking.body:
             await self.send(asking.body, last=not asking.has_more)
@@ -255,10 +260,8 @@ async def exchange(http: str, port: int, asking: Asking, buffer: int | None = No
 
 
 async def _gone(writer: asyncio.StreamWriter) -> None:
-    try:
+    with contextlib.suppress(ConnectionError):  # reset by either side: gone is gone
         await writer.wait_closed()
-    except ConnectionError:
-        pass  # reset by either side: gone is gone
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,41 @@ import socket
 import sys
 import textwrap
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from ssegate.config.load import parse_config
 from ssegate.config.model import Config
 from ssegate.service import Service
 from tests.e2e.client import PATIENCE, Asking, Exchange, Pair, Reply, Viewer, exchange
+from tests.upstream.scripted import ScriptedUpstream
+
+P = ParamSpec("P")
+
+
+def story(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Let a test be a coroutine, run on a loop of its own."""
+
+    @wraps(test)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> None:
+        asyncio.run(test(*arguments, **keywords))
+
+    return run
+
+
+def before(api: ScriptedUpstream, routes: str, *, upstream: str = "", more: str = "") -> str:
+    """A configuration before this upstream, impatient enough for a test.
+
+    `upstream` has further keys of it in flow style, without braces, and `more` further keys of the top.
+    """
+    keys = f"url: {api.url}, backoff: {{min: 50ms, max: 100ms}}, timeout: {{connect: 1s, read: 1s}}"
+    if upstream:
+        keys += f", {upstream}"
+    return f"upstreams: {{api: {{{keys}}}}}\n{textwrap.dedent(more)}\nroutes:\n{textwrap.indent(textwrap.dedent(routes), '  ')}"
 
 
 @dataclass(frozen=True)
@@ -147,20 +172,14 @@ class GateProcess(Door):
         self.file.write_text(text)
 
     async def start(self) -> None:
-        """Start; returns when it is ready."""
+        """Start; returns when it says that it is up."""
         command = (sys.executable, "-m", "ssegate", "serve", "-c", str(self.file))
         self.process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, stdout=PIPE)
+        assert self.process.stdout is not None
         self._reading = asyncio.create_task(self._listen(self.process))
         async with asyncio.timeout(PATIENCE):
-            while not await self._is_ready():
-                assert self.process.returncode is None, "".join(self.said)
-                await asyncio.sleep(0.02)  # a listener that is not there yet tells nobody when it is
-
-    async def _is_ready(self) -> bool:
-        try:
-            return (await self.admin.ask("GET", "/readyz")).status == 200
-        except ConnectionError:
-            return False
+            banner = await self.process.stdout.readline()
+        assert banner, f"it did not start: {''.join(self.said)}"
 
     async def _listen(self, process: Process) -> None:
         assert process.stderr is not None
@@ -185,11 +204,10 @@ class GateProcess(Door):
     async def exit_code(self, patience: float = PATIENCE) -> int:
         """Wait for its end."""
         assert self.process is not None
+        assert self.process.stdout is not None
         assert self._reading is not None
         async with asyncio.timeout(patience):
-            # Its pipes are read to their end, so that nothing of them is left over.
-            await self.process.communicate() if self._reading.done() else await self._reading
-            assert self.process.stdout is not None
+            await self._reading
             await self.process.stdout.read()
             return await self.process.wait()
 

@@ -1,0 +1,23 @@
+# docker build -t ssegate . && docker run -p 8080:8080 -v "$PWD/ssegate.yaml:/etc/ssegate/ssegate.yaml:ro" ssegate
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/ssegate
+COPY pyproject.toml README.md ./
+COPY ssegate ./ssegate
+RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check .
+
+FROM python:3.13-slim
+# A number, so that Kubernetes can tell that it is not root.
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ssegate
+COPY --from=build /opt/ssegate /opt/ssegate
+ENV PATH=/opt/ssegate/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# It asks the admin listener: write `admin: {}` in the configuration, or start with --no-healthcheck.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["ssegate", "health"]
+ENTRYPOINT ["ssegate"]
+CMD ["serve"]

@@ -1,0 +1,137 @@
+"""`ssegate match`: which route answers a request, what it asks of the upstream, and why the others do not answer."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from ssegate.cli.loading import load
+from ssegate.cli.options import add_config
+from ssegate.cli.shown import masked, shown_request
+from ssegate.cli.terminal import paint, printable
+from ssegate.config import Config
+from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query
+from ssegate.gate.gate import OWN_PATHS
+from ssegate.gate.routes import AnyRoute, PollRoute, ProxyRoute, Table, WebhookRoute
+
+
+def register(commands: Any) -> None:
+    """Add the command to argparse's sub-parsers."""
+    parser = commands.add_parser(
+        "match",
+        help="tell which route answers a request, and why not the others",
+        description="Tell which route answers a request, what it asks of the upstream, and why the others do not answer. "
+        "Exits with 1 if none does.",
+    )
+    parser.add_argument("method", metavar="METHOD", type=str.upper, help="GET, POST …")
+    parser.add_argument("target", metavar="PATH", type=_target, help="path and query: /orders/17/events")
+    parser.add_argument("--accept", metavar="VALUE", help="the request's Accept header (default: none)")
+    add_config(parser)
+    parser.set_defaults(run=run)
+
+
+def _target(text: str) -> bytes:
+    """A raw target: of a whole URL its path and query, with what no target may hold percent-encoded, as browsers do."""
+    text = re.sub(r"^https?://[^/?#]*", "", text).partition("#")[0]
+    if not text.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no path; let it begin with /")
+    return quote(text, safe="%/?:@!$&'()*+,;=~-._[]\\").encode()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain; 0 when a route answers. Raises `ConfigError`."""
+    config = load(arguments.config)
+    request = _Request(Table(config), arguments.method, arguments.target, arguments.accept)
+    for line in request.explain(config):
+        print(line)
+    return 0 if request.is_answered else 1
+
+
+class _Request:
+    """A request that is made up, and who would answer it."""
+
+    def __init__(self, table: Table, method: str, target: bytes, accept: str | None) -> None:
+        self._table = table
+        self._method = method
+        self._path, _, self._query = target.partition(b"?")
+        self._accept = accept
+        self._target = target
+        self._found = table.router.match(method, self._path, accept)
+        self.is_answered = False
+
+    def explain(self, config: Config) -> Iterator[str]:
+        accept = "" if self._accept is None else f" (Accept: {self._accept})"
+        yield paint(printable(f"{self._method} {masked(self._target.decode('ascii'))}{accept}"), "bold", sys.stdout)
+        if self._path in self._table.webhooks:
+            yield from self._explain_delivery(config, self._table.webhooks[self._path])
+        elif self._path.startswith(OWN_PATHS):
+            self.is_answered = True
+            yield f"  Paths that begin with {OWN_PATHS.decode()} are the gate's own; no route gets them."
+        else:
+            yield from self._explain_routes(config)
+
+    def _explain_delivery(self, config: Config, routes: list[WebhookRoute]) -> Iterator[str]:
+        self.is_answered = self._method == "POST"
+        if not self.is_answered:
+            yield "  405: deliveries come here, by POST."
+        for route in routes:
+            yield self._head(config, route, self.is_answered)
+            if self.is_answered:
+                yield (
+                    f"      It takes deliveries here (verify {route.route.webhook.verify.scheme})."
+                    if route.route.webhook
+                    else ""
+                )
+
+    def _explain_routes(self, config: Config) -> Iterator[str]:
+        for each in self._table.router.explain(self._method, self._path, self._accept, self._query):
+            self.is_answered = self.is_answered or each.matched
+            yield self._head(config, each.target, each.matched)
+            yield f"      {printable(each.reason)}"
+            if each.matched:
+                yield from (f"      {printable(line)}" for line in self._consequences(config, each.target))
+        if self._found is None:
+            yield f"  {self._refusal()}"
+
+    def _head(self, config: Config, target: AnyRoute, is_it: bool) -> str:
+        route = target.route
+        mark = paint("✓", "green", sys.stdout) if is_it else "·"
+        place = paint(printable(f"({config.source}:{route.line})"), "dim", sys.stdout)
+        return f"  {mark} {route.kind:<7} {printable(route.path)} {place}"
+
+    def _refusal(self) -> str:
+        allowed = self._table.router.allowed(self._path)
+        if allowed and self._method not in allowed:
+            return f"405: nobody answers {self._method} here; allowed: {', '.join(sorted(allowed))}."
+        return "404: no route answers."
+
+    def _consequences(self, config: Config, target: AnyRoute) -> Iterator[str]:
+        assert self._found is not None
+        params = self._found.params
+        yield from (f"{name} = {value}" for name, value in params.items())
+        if isinstance(target, ProxyRoute):
+            url = target.slot.settings.url + masked(self._target.decode("ascii"))
+            yield f"upstream: {self._method} {url}"
+        elif not accepts_event_stream(self._accept) and self._method != "OPTIONS":
+            yield "406: its Accept refuses text/event-stream."
+        elif isinstance(target, PollRoute):
+            yield from self._poll(config, target, params)
+        else:
+            assert target.route.webhook is not None
+            yield f"events come by POST {target.route.webhook.at}"
+
+    def _poll(self, config: Config, target: PollRoute, params: dict[str, str]) -> Iterator[str]:
+        assert target.route.poll is not None
+        query = accepted_query(target.route.query, parse_query(self._query)) or {}
+        yield from (f"query.{name} = {value}" for name, value in query.items())
+        try:
+            url = shown_request(config, target.route, params, query)
+        except (ValueError, LookupError) as error:
+            yield f"404: {error.args[0]}"
+            return
+        forward = target.route.poll.forward
+        yield f"upstream: GET {url}" + (f" with the viewer's {', '.join(forward)}" if forward else "")

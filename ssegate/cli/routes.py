@@ -1,0 +1,119 @@
+"""`ssegate routes`: what the gate understood of a configuration, the most specific route first."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ssegate.cli.loading import load
+from ssegate.cli.options import add_config
+from ssegate.cli.shown import masked, shown_every, shown_form, shown_source
+from ssegate.cli.terminal import paint, printable
+from ssegate.config import Config, Route
+from ssegate.config.values import format_duration
+from ssegate.gate.routes import Table
+
+COLUMNS = ("PATH", "KIND", "FROM", "EVERY", "EMITS", "KEEPS", "RULES")
+
+
+def register(commands: Any) -> None:
+    """Add the command to argparse's sub-parsers."""
+    parser = commands.add_parser(
+        "routes",
+        help="show what the gate understood",
+        description="Show every route as the gate understood it, the most specific first: the order in which they are tried.",
+    )
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table, or JSON. Raises `ConfigError`."""
+    routes = in_order(load(arguments.config))
+    if arguments.json:
+        print(json.dumps([_facts(route) for route in routes], indent=2, ensure_ascii=False))
+        return 0
+    for line in _table([COLUMNS, *(_row(route) for route in routes)]):
+        print(line)
+    return 0
+
+
+def in_order(config: Config) -> list[Route]:
+    """The routes as the router tries them."""
+    return [each.target.route for each in Table(config).router.explain("GET", b"/", None)]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield line if number else paint(line, "bold", sys.stdout)
+
+
+def _row(route: Route) -> tuple[str, ...]:
+    return (
+        route.path,
+        route.kind,
+        shown_source(route),
+        shown_every(route) or "-",
+        shown_form(route) or "-",
+        "-" if route.proxy is not None else f"{route.history.events} events, {format_duration(route.history.age)}",
+        "; ".join(_rules(route)) or "-",
+    )
+
+
+def _rules(route: Route) -> Iterator[str]:
+    """What else limits it."""
+    if route.negotiate:
+        yield "only if Accept names text/event-stream"
+    for name, pattern in route.params.items():
+        yield f"{name}: {pattern.pattern}"
+    for name, pattern in route.query.items():
+        yield f"?{name}: {pattern.pattern}"
+    if route.poll is not None and route.poll.forward:
+        yield f"private to {', '.join(route.poll.forward)}"
+    if route.max_age:
+        yield f"ends after {format_duration(route.max_age)}"
+
+
+def _facts(route: Route) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "path": route.path,
+        "kind": route.kind,
+        "line": route.line,
+        "negotiate": route.negotiate,
+    }
+    facts["params"] = {name: pattern.pattern for name, pattern in route.params.items()}
+    if route.proxy is not None:
+        return {**facts, "upstream": route.proxy.upstream}
+    if route.poll is not None:
+        facts |= _poll_facts(route)
+    if route.webhook is not None:
+        facts |= {"at": route.webhook.at, "verify": route.webhook.verify.scheme, "emit": shown_form(route)}
+    return {
+        **facts,
+        "heartbeat": format_duration(route.heartbeat),
+        "retry": format_duration(route.retry),
+        "max_age": format_duration(route.max_age),
+        "history": {"events": route.history.events, "age": format_duration(route.history.age)},
+    }
+
+
+def _poll_facts(route: Route) -> dict[str, object]:
+    poll = route.poll
+    assert poll is not None
+    return {
+        "query": {name: pattern.pattern for name, pattern in route.query.items()},
+        "upstream": poll.upstream,
+        "get": masked(poll.get),
+        "every": {"min": format_duration(poll.every.min), "max": format_duration(poll.every.max)},
+        "emit": shown_form(route),
+        "forward": list(poll.forward),
+        "gone": list(poll.gone),
+        "linger": format_duration(poll.linger),
+    }

@@ -1,0 +1,136 @@
+"""Runs a gate as a process: its event loop, its signals, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from ssegate.cli.terminal import complain
+from ssegate.errors import BrokerError
+from ssegate.service import LoadConfig, Service
+
+log = logging.getLogger(__name__)
+
+if sys.platform == "win32":
+    HANGUP = None
+    new_event_loop = asyncio.new_event_loop
+else:
+    import uvloop
+
+    HANGUP = signal.SIGHUP
+    new_event_loop = uvloop.new_event_loop
+
+
+def run_service(service: Service, *, banner: Callable[[], None], load: LoadConfig | None) -> int:
+    """Run until a signal ends it; return the exit code.
+
+    SIGTERM and SIGINT drain (0), a second one leaves at once (143 or 130); SIGHUP reloads by `load`, if there is one.
+    `banner` is called when it is up. An address that cannot be listened on is told on standard error (1).
+    """
+    runner = asyncio.Runner(loop_factory=new_event_loop)
+    try:
+        code = runner.run(_live(service, banner, load))
+    except BaseException:
+        runner.close()
+        raise
+    if code > 128:
+        _leave(runner.get_loop())
+    else:
+        runner.close()
+    return code
+
+
+def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    """Close the loop without waiting for its tasks: some would go on for seconds to part from their clients in order."""
+    loop.set_exception_handler(lambda loop, context: None)  # that tasks were destroyed is no news here
+    loop.close()
+
+
+async def _live(service: Service, banner: Callable[[], None], load: LoadConfig | None) -> int:
+    signals = _listen_for_signals()
+    if not await _start(service):
+        return 1
+    try:
+        banner()
+    except BaseException:
+        await service.aclose()
+        raise
+    while (number := await signals.get()) == HANGUP:
+        await _reload(service, load)
+    return await _drain(service, number, signals)
+
+
+def _listen_for_signals() -> asyncio.Queue[int]:
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT, HANGUP):
+        if number is None:
+            continue
+        if sys.platform == "win32":
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(signals.put_nowait, number) and None)
+        else:
+            loop.add_signal_handler(number, signals.put_nowait, number)
+    return signals
+
+
+async def _start(service: Service) -> bool:
+    try:
+        await service.start()
+    except BrokerError as error:
+        complain(str(error))
+        return False
+    except OSError as error:
+        complain(_told(service, error))
+        return False
+    return True
+
+
+def _told(service: Service, error: OSError) -> str:
+    config = service.gate.config
+    fact = (error.strerror or str(error)).rpartition(": ")[2]
+    if service.port or config.admin is None:
+        # The public listener comes first; it has its port, so it is the other one.
+        key, address = (
+            ("admin.listen", config.admin.listen) if config.admin else ("server.listen", config.server.listen)
+        )
+    else:
+        key, address = "server.listen", config.server.listen
+    mend = "; --listen HOST:PORT takes another" if key == "server.listen" else f"; give {key} another"
+    return f"cannot listen on http://{address} ({key}): {fact}{mend}"
+
+
+async def _reload(service: Service, load: LoadConfig | None) -> None:
+    if load is None:
+        log.warning("SIGHUP: there is no file to read again")
+        return
+    await service.reload(load)
+
+
+async def _drain(service: Service, number: int, signals: asyncio.Queue[int]) -> int:
+    streams = service.gate.statistics().clients
+    log.info(
+        "%s: draining %d stream%s for up to %g s; again to leave at once",
+        signal.Signals(number).name,
+        streams,
+        "" if streams == 1 else "s",
+        service.gate.config.server.drain.timeout,
+    )
+    draining = asyncio.ensure_future(service.drain())
+    again = asyncio.ensure_future(_next_but_hangup(signals))
+    await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+    if draining.done():
+        again.cancel()
+        draining.result()
+        log.info("drained")
+        return 0
+    log.info("%s: leaving at once", signal.Signals(again.result()).name)
+    return 128 + again.result()
+
+
+async def _next_but_hangup(signals: asyncio.Queue[int]) -> int:
+    while (number := await signals.get()) == HANGUP:
+        log.warning("SIGHUP: nothing is reloaded while draining")
+    return number

@@ -1,0 +1,1 @@
+"""A toy legacy API, the gate before it, and a page that shows both."""

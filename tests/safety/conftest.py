@@ -1,0 +1,41 @@
+"""One gate for the whole folder: what one test does to it must not be seen by the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.safety.harness import GateProcess
+
+CONFIG = """
+version: 1
+server: {listen: "127.0.0.1:0", keep_alive: 20s, trusted_proxies: [127.0.0.2/32]}
+admin: {listen: "127.0.0.1:0"}
+upstreams:
+  api: {url: "{upstream}", timeout: {connect: 500ms, read: 800ms}, backoff: {min: 100ms, max: 200ms}}
+limits: {stall: 1s, webhook_body: 64KiB, event_size: 4MiB, topics: 400}
+defaults: {history: {events: 50, age: 1m}}
+routes:
+  - path: /orders/{id}/events
+    params: {id: "[0-9a-z-]{1,40}"}
+    poll: {get: "/orders/{id}", every: 100ms, linger: 0s}
+  - path: /private/{id}/events
+    poll: {get: "/private/{id}", every: 100ms, linger: 0s, forward: [authorization, cookie]}
+  - path: /any/{id}/events
+    poll: {get: "/any/{id}", every: 1s, linger: 0s}
+  - path: /tickets/{id}/events
+    webhook: {at: /hooks/tickets, verify: none, match: {id: body.id}, then: emit}
+    emit: {event: "{body.type}", data: body.text}
+  - path: /{rest:path}
+    proxy: {}
+"""
+
+
+@pytest.fixture(scope="session")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateProcess]:
+    process = GateProcess(CONFIG, tmp_path_factory.mktemp("gate"))
+    yield process
+    process.stop()
+    said = process.log()
+    assert "Traceback" not in said, said

@@ -1,0 +1,60 @@
+"""A gate in a process of its own, so that its memory, descriptors and tasks can be counted; run by `harness.py`.
+
+`python gate_process.py CONFIG` prints one line of JSON when it listens, answers each line `tasks` on standard input with
+the number of its tasks, and leaves when standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+import ssegate.edge.asgi
+import ssegate.edge.hypercorn
+from ssegate.config.load import parse_config
+from ssegate.service import Service
+
+HEAD_TIMEOUT = 0.6
+BODY_SILENCE = 0.6
+LINGER = 0.5
+
+
+def shorten_waits() -> None:
+    """What takes ten and thirty seconds outside takes less than one here."""
+    ssegate.edge.hypercorn.HEAD_TIMEOUT = HEAD_TIMEOUT
+    ssegate.edge.hypercorn.LINGER = LINGER
+    ssegate.edge.asgi.BODY_SILENCE = BODY_SILENCE
+
+
+async def run(path: str) -> None:
+    service = Service(parse_config(Path(path).read_text(), source=path, environ={}))
+    await service.start()
+    say({"port": service.port, "admin": service.admin_port})
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.readline():
+        say({"tasks": len(asyncio.all_tasks())})
+        if "SHOW_TASKS" in os.environ:
+            for task in asyncio.all_tasks():
+                task.print_stack(file=sys.stderr)
+    pipe.close()
+    await service.aclose()
+
+
+def say(fact: dict[str, int | None]) -> None:
+    print(json.dumps(fact), flush=True)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+    shorten_waits()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(sys.argv[1]))
