@@ -183,7 +183,9 @@ def _as_json(event: Event) -> str:
     line: dict[str, object] = {"id": event.id}
     if event.type:
         line["event"] = event.type
-    return json.dumps({**line, "data": data}, ensure_ascii=False)
+    text = json.dumps({**line, "data": data}, ensure_ascii=False)
+    # U+2028 ends a line for some readers, and terminals obey others; in JSON each can be written as an escape.
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def _as_text(event: Event) -> str:

@@ -35,14 +35,12 @@ class Desk:
     def _told(self) -> dict[str, int]:
         figures = self._figures()
         api = next(each for each in figures.upstreams if each.name == "api")
-        polls = sum(api.polls.values())
         return {
             "viewers": figures.clients,
             "crowd": len(self._crowd),
             "topics": figures.topics_watched,
-            "polls": polls,
+            "polls": sum(api.polls.values()),
             "polls_unchanged": api.polls.get("304", 0),
-            "requests_without_gate": polls + api.avoided,
         }
 
     async def _resize(self, request: Request) -> Answer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +31,12 @@ EVENTS = """
       then: emit
 """
 """A route whose events are what is posted, for `Gate.post`."""
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None, url
+    return port
 
 
 class Gate:
@@ -66,11 +74,12 @@ class Gate:
         """Start it, and return when it listens."""
         file = self._folder / "ssegate.yaml"
         file.write_text(HEAD.format(port=self.port) + self._config)
-        command = [sys.executable, "-m", "ssegate", "serve", "-c", file]
+        command: list[str | Path] = [sys.executable, "-m", "ssegate", "serve", "-c", file]
         self._child = Child(command, self.log, env={"PYTHONPATH": str(HERE.parent.parent)})
         try:
             banner = self._child.next()
-            self.port, self.admin_port = urlsplit(banner["listening"][0]["url"]).port, urlsplit(banner["admin"]).port
+            self.port = port_of(banner["listening"][0]["url"])
+            self.admin_port = port_of(banner["admin"])
         except BaseException:
             self._child.kill()
             raise
@@ -108,3 +117,15 @@ class Gate:
     def post(self, id_: str, number: int) -> None:
         """Make one numbered event on a route of `EVENTS`."""
         self.request("POST", "/hooks/t", {"id": id_, "n": number})
+
+    def post_until(self, is_spent: threading.Event, id_: str, *, after: int) -> int:
+        """Make one event after the other until this is set, and a last one; return its number."""
+        end = time.monotonic() + 20
+        number = after
+        is_last = False
+        while not is_last:
+            is_last = is_spent.wait(0.01)
+            assert time.monotonic() < end, "the proxy had nothing to cut"
+            number += 1
+            self.post(id_, number)
+        return number

@@ -60,5 +60,12 @@ class LegacyApi:
         self._server.server_close()
 
     @property
+    def version(self) -> int:
+        """The document's member of this name."""
+        number = self.document["version"]
+        assert isinstance(number, int)
+        return number
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"

@@ -11,7 +11,6 @@ from tests.clients.browser import Browser
 from tests.clients.cutting import Cuts, CuttingProxy
 from tests.clients.gate import EVENTS, Gate
 from tests.clients.legacy import LegacyApi
-from tests.clients.test_resume import publish_until_spent
 
 pytestmark = [pytest.mark.browser, pytest.mark.node]
 
@@ -90,7 +89,7 @@ def test_a_page_that_loses_its_connections_misses_and_repeats_no_event(browser: 
         gate.post("page", 1)
         browser.wait("a", "log.length === 2")
         proxy.cut(Cuts(8))
-        last = publish_until_spent(gate, "page", proxy)
+        last = gate.post_until(proxy.is_spent, "page", after=1)
         browser.wait("a", f"JSON.parse(log.at(-1).data ?? '{{}}').n === {last}")
         events = log(browser, "a", "message", "reset", "fault", "end")
         assert [json.loads(str(event["data"]))["n"] for event in events] == list(range(1, last + 1))

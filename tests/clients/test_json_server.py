@@ -7,6 +7,7 @@ import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -50,7 +51,7 @@ RECORDS = {
 @pytest.fixture(scope="module")
 def json_server(node_packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Its port."""
-    command = [find_node(), HERE / "json_server.mjs", json.dumps(RECORDS)]
+    command: list[str | Path] = [find_node(), HERE / "json_server.mjs", json.dumps(RECORDS)]
     with Child(command, tmp_path_factory.mktemp("json-server") / "log") as child:
         yield child.next()["port"]
 
@@ -66,7 +67,7 @@ def viewer(gate: Gate, path: str, folder: Path, name: str = "eventsource") -> Ch
     return Child(client(name, gate.url + path), folder / "log")
 
 
-def next_event(child: Child) -> tuple[str, object]:
+def next_event(child: Child) -> tuple[str, Any]:
     """The type and the document of the next event."""
     line = child.until(lambda line: "type" in line)[-1]
     return line["type"], json.loads(line["data"])

@@ -18,9 +18,11 @@ Delivered = list[tuple[Update, Position]]
 Story = Callable[[Broker, Delivered], Awaitable[None]]
 
 
+_numbers = count(1)
+
+
 def memory_broker() -> Broker:
-    numbers = count(1)
-    return MemoryBroker(lambda: f"epoch{next(numbers)}")
+    return MemoryBroker(lambda: f"epoch{next(_numbers)}")
 
 
 BROKERS = [memory_broker]
@@ -167,12 +169,11 @@ def test_nothing_can_be_published_before_the_start_or_after_the_end(make: Callab
 
 def test_a_restarted_broker_never_gives_a_place_twice(make: Callable[[], Broker]) -> None:
     """Two brokers are told apart by their epochs, or the second goes on where the first stopped."""
-    numbers = count(1)
 
     async def run() -> None:
         places: list[Position] = []
         for _ in range(2):
-            broker = MemoryBroker(lambda: f"e{next(numbers)}") if make is memory_broker else make()
+            broker = make()
             await broker.start(lambda each, position: None)
             places += [await broker.publish(update(data)) for data in "ab"]
             await broker.aclose()
