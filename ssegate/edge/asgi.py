@@ -81,7 +81,7 @@ class AsgiEdge:
         except RejectedError as error:
             return problem(error.status, str(error), close=True)
         peer = (scope.get("client") or ("",))[0]
-        sent = body if _has_body(scope["method"], headers, version) else None
+        sent = body if _has_body(headers, version) else None
         if sent is None:
             body.release()
         return await self._answering(
@@ -302,14 +302,11 @@ async def _while_connected(body: _Body) -> AsyncIterator[asyncio.Timeout]:
         raise ClientGoneError from error
 
 
-def _has_body(method: str, headers: Headers, http_version: str) -> bool:
-    """RFC 9112, 6.3: a length or a coding says so. HTTP/2 needs neither, but requests that only ask have no body."""
-    if "transfer-encoding" in headers:
+def _has_body(headers: Headers, http_version: str) -> bool:
+    """RFC 9112, 6.3: a length or a coding says so. In HTTP/2 nothing does before the first piece has come, or the end."""
+    if http_version not in ("1.0", "1.1") or "transfer-encoding" in headers:
         return True
-    length = headers.get("content-length")
-    if length is None:
-        return http_version not in ("1.0", "1.1") and method not in ("GET", "HEAD", "OPTIONS", "DELETE")
-    return int(length) > 0
+    return int(headers.get("content-length") or 0) > 0
 
 
 async def _send_head(scope: MutableMapping[str, Any], status: int, headers: tuple[Pair, ...], send: Send) -> None:

@@ -36,12 +36,13 @@ def story(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     return run
 
 
-def before(api: ScriptedUpstream, routes: str, *, upstream: str = "", more: str = "") -> str:
+def before(api: ScriptedUpstream, routes: str, *, upstream: str = "", read: str = "1s", more: str = "") -> str:
     """A configuration before this upstream, impatient enough for a test.
 
-    `upstream` has further keys of it in flow style, without braces, and `more` further keys of the top.
+    `upstream` has further keys of it in flow style, without braces, `read` is its timeout, and `more` has further keys
+    of the top.
     """
-    keys = f"url: {api.url}, backoff: {{min: 50ms, max: 100ms}}, timeout: {{connect: 1s, read: 1s}}"
+    keys = f"url: {api.url}, backoff: {{min: 50ms, max: 100ms}}, timeout: {{connect: 1s, read: {read}}}"
     if upstream:
         keys += f", {upstream}"
     return f"upstreams: {{api: {{{keys}}}}}\n{textwrap.dedent(more)}\nroutes:\n{textwrap.indent(textwrap.dedent(routes), '  ')}"

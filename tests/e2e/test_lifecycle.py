@@ -135,7 +135,7 @@ async def test_a_drain_completes_what_is_under_way_and_waits_for_no_idle_connect
     async with LegacyApi() as api:
         api.put("/slow", {"n": 1})
         released = api.hold("/slow")
-        text = before(api, ROUTES).replace("read: 1s", "read: 5s")
+        text = before(api, ROUTES, read="5s")
         async with gate_process(edge, tmp_path, text, server="drain: {timeout: 5s}") as gate, RawSocket(gate.port):
             asking = asyncio.create_task(gate.ask("GET", "/slow"))
             await api.until_asked("/slow", 1)

@@ -257,7 +257,7 @@ def test_both_bodies_are_under_way_at_once(gate: GateProcess) -> None:
                 sent = 0
                 while sent < 2**20:
                     while (room := http2.h2.local_flow_control_window(stream)) == 0:
-                        await http2.receive()
+                        assert await http2.receive(), http2.events[-3:]
                     size = min(room, 16_000)
                     await http2.send_data(stream, b"a" * size)
                     sent += size
