@@ -36,14 +36,6 @@ def _on_route(config: Config, index: int, route: Route) -> Iterator[Problem]:
             "or listen on 127.0.0.1"
         )
         yield Problem(config.source, route.line, 1, "open-webhook", f"routes[{index}].webhook.verify", message)
-    if route.poll is not None and "authorization" in route.poll.forward:
-        upstream = config.upstreams[route.poll.upstream]
-        if upstream.auth is not None or any(name.lower() == "authorization" for name in upstream.headers):
-            message = (
-                f"a viewer who sends no authorization watches with the gate's own, from upstream `{route.poll.upstream}`; "
-                "give this route an upstream without credentials if only viewers' own are meant"
-            )
-            yield Problem(config.source, route.line, 1, "shared-credentials", f"routes[{index}].poll.forward", message)
 
 
 def _is_loopback(config: Config) -> bool:

@@ -14,6 +14,11 @@ from ssegate.service import LoadConfig, Service
 
 log = logging.getLogger(__name__)
 
+PARTING = 0.3
+"""Seconds that tasks have to end when the process leaves at once."""
+
+_abandoned: list[asyncio.Task[object]] = []
+
 if sys.platform == "win32":
     HANGUP = None
     new_event_loop = asyncio.new_event_loop
@@ -37,16 +42,29 @@ def run_service(service: Service, *, banner: Callable[[], None], load: LoadConfi
         runner.close()
         raise
     if code > 128:
-        _leave(runner.get_loop())
+        _leave(runner)
     else:
         runner.close()
     return code
 
 
-def _leave(loop: asyncio.AbstractEventLoop) -> None:
-    """Close the loop without waiting for its tasks: some would go on for seconds to part from their clients in order."""
-    loop.set_exception_handler(lambda loop, context: None)  # that tasks were destroyed is no news here
+def _leave(runner: asyncio.Runner) -> None:
+    """Close the loop without waiting for tasks that would go on for seconds to part from their clients in order."""
+    loop = runner.get_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # what breaks now is no news
+    _abandoned.extend(runner.run(_cancel_all()))
+    if _abandoned:
+        # A task that is destroyed in mid-course would complain, when the interpreter ends at the latest.
+        sys.unraisablehook = lambda unraisable: None
     loop.close()
+
+
+async def _cancel_all() -> list[asyncio.Task[object]]:
+    """Cancel every other task; return those that take their time about it."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return list((await asyncio.wait(tasks, timeout=PARTING))[1]) if tasks else []
 
 
 async def _live(service: Service, banner: Callable[[], None], load: LoadConfig | None) -> int:

@@ -24,7 +24,7 @@ from ssegate.config.values import format_duration
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Hub, Subscriber
 from ssegate.core.journal import Position
-from ssegate.core.poll import Meaning, Poller, PollSettings
+from ssegate.core.poll import Meaning, Poller
 from ssegate.core.routing import Router, accepted_query, parse_query
 from ssegate.errors import (
     OversizeError,
@@ -247,7 +247,9 @@ class _Trial:
         started = time.perf_counter()
         headers = (*self._target.headers, *conditional)
         try:
-            answer = await self._upstream.fetch(self._target.path, headers, first=True, max_body=self._max_body)
+            answer = await self._upstream.fetch(
+                self._target.path, headers, first=True, with_auth=self._target.with_auth, max_body=self._max_body
+            )
         except OversizeError as error:
             raise _UnusableError(f"{error}; raise `limits.event_size`, or ask for less") from error
         seconds = time.perf_counter() - started
@@ -365,18 +367,7 @@ class _Trial:
 
 def _make_poller(route: PollRoute) -> Poller:
     """A schedule like the one the gate would keep, without its jitter."""
-    poll, backoff = route.route.poll, route.slot.settings.backoff
-    assert poll is not None
-    settings = PollSettings(
-        poll.every.min,
-        poll.every.max,
-        conditional=poll.conditional,
-        gone=frozenset(poll.gone),
-        backoff_min=backoff.min,
-        backoff_max=backoff.max,
-        is_private=bool(poll.forward),
-    )
-    return Poller(settings, random=lambda: 1.0)
+    return Poller(route.poll_settings, random=lambda: 1.0)
 
 
 def _wait(answer: FetchAnswer, route: PollRoute, without: str = "") -> float:

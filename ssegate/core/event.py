@@ -154,7 +154,7 @@ class EventStreamDecoder:
 
     def _receive_events(self, data: bytes) -> list[Event]:
         self._buffer += data
-        events = []
+        events: list[Event] = []
         for line in self._lines():
             self._is_too_large = self._size + len(line) > self._limit
             if self._is_too_large:

@@ -64,6 +64,15 @@ class PollRoute:
             max_age=route.history.age,
             snapshot_type="" if emit.as_ == "snapshot" else names.get("snapshot", "snapshot"),
         )
+        self.poll_settings = PollSettings(
+            route.poll.every.min,
+            route.poll.every.max,
+            conditional=route.poll.conditional,
+            gone=frozenset(route.poll.gone),
+            backoff_min=slot.settings.backoff.min,
+            backoff_max=slot.settings.backoff.max,
+            is_private=bool(route.poll.forward),
+        )
         self._forwards_authorization = any(name.lower() == "authorization" for name in route.poll.forward)
         self.linger = route.poll.linger
         after = route.poll.after_write
@@ -88,21 +97,11 @@ class PollRoute:
 
     def make_source(self, key: str, target: PollTarget, viewers: Callable[[], int]) -> PollSource:
         """A source for one topic, that has not begun."""
-        poll, backoff = self._poll, self.slot.settings.backoff
-        settings = PollSettings(
-            poll.every.min,
-            poll.every.max,
-            conditional=poll.conditional,
-            gone=frozenset(poll.gone),
-            backoff_min=backoff.min,
-            backoff_max=backoff.max,
-            is_private=bool(poll.forward),
-        )
         return PollSource(
             key,
             target,
             self.slot.upstream,
-            settings,
+            self.poll_settings,
             self.make_detector(key),
             self.slot.record,
             viewers=viewers,

@@ -63,15 +63,18 @@ class Upstream:
     ) -> FetchAnswer:
         """Send a poll's request and read its whole answer. `path` is percent-encoded and begins with `/`.
 
-        `with_auth`: whether the upstream's configured `auth` goes along, where `headers` have no Authorization.
+        `with_auth`: whether the gate's own credentials go along where `headers` have no Authorization: the configured
+        `auth`, or an Authorization among the configured headers.
 
         Waits for the `requests_per_second` budget without limit, `first` before others, then for a free connection.
         Redirects are followed to the same origin only; another one is returned as it is. Raises `UpstreamError` and its
         kinds; an answer with any status is no error.
         """
         assert path.startswith("/"), "a path begins with a slash"
-        authorization = self._authorization if with_auth else None
-        fields = fetch_headers(self.address.authority, self._configured, authorization, headers)
+        configured, authorization = self._configured, self._authorization
+        if not with_auth:
+            configured, authorization = [pair for pair in configured if pair[0].lower() != b"authorization"], None
+        fields = fetch_headers(self.address.authority, configured, authorization, headers)
         target = self.address.target(path.encode("ascii"))
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._fetch_once(method, target, fields, first, max_body)

@@ -41,6 +41,7 @@ class Running:
         self.url: str = facts["listening"][0]["url"]
         self.port = int(self.url.rpartition(":")[2])
         self.lines: list[str] = []
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def logged(self, part: str) -> str:
         """Read the log until a line has this in it."""
@@ -51,18 +52,26 @@ class Running:
                 return line
         raise AssertionError(f"no {part!r} in {self.lines}")
 
-    async def open(self, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    async def open(self, path: str) -> tuple[asyncio.StreamReader, int]:
         """Ask for a stream; what it sends, and the status."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n".encode())
+        self._writers.append(writer)
         head = await reader.readuntil(b"\r\n\r\n")
-        return reader, writer, int(head.split(b" ")[1])
+        return reader, int(head.split(b" ")[1])
 
     async def ask(self, path: str) -> int:
-        """Ask and hang up; the status."""
-        _, writer, status = await self.open(path)
-        writer.close()
-        return status
+        """Ask; the status."""
+        return (await self.open(path))[1]
+
+    async def aclose(self) -> None:
+        """Hang up, and end it if it has not ended."""
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
 
 
 @asynccontextmanager
@@ -72,11 +81,10 @@ async def running(*arguments: str, cwd: Path, env: dict[str, str] | None = None)
         *COMMAND, *arguments, cwd=cwd, env=env or environment(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )  # fmt: skip
     assert process.stdout is not None
+    line = await process.stdout.readline()
+    assert line, (await process.communicate())[1].decode()
+    gate = Running(process, json.loads(line))
     try:
-        line = await process.stdout.readline()
-        assert line, (await process.communicate())[1].decode()
-        yield Running(process, json.loads(line))
+        yield gate
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+        await gate.aclose()

@@ -25,7 +25,9 @@ def test_a_line_has_time_level_logger_and_message() -> None:
     assert line == "2026-11-20T10:00:00Z WARNING ssegate.sources.poll  poll /orders fails"
 
 
-@pytest.mark.parametrize("char", ["\n", "\r", "\x0b", "\x0c", "\x1b", "\x00", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\ud800"])
+@pytest.mark.parametrize(
+    "char", ["\n", "\r", "\x0b", "\x0c", "\x1b", "\x00", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\ud800"]
+)
 def test_no_value_forges_a_line_or_moves_the_cursor(char: str) -> None:
     line = LineFormatter().format(record("name %s", f"a{char}2026-11-20T10:00:00Z ERROR forged"))
     assert char not in line

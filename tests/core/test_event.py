@@ -138,6 +138,7 @@ def test_an_event_is_type_data_id_and_a_blank_line() -> None:
 def test_data_is_not_split_at_what_is_no_line_end_in_an_event_stream() -> None:
     data = "a\vb\fc\x1cd\x85e\u2028f\u2029g"
     assert encode_event(Event(data)) == f"data: {data}\n\n".encode()
+    assert encode_event(Event(f"{data}\n")) == f"data: {data}\ndata: \n\n".encode()
 
 
 def test_half_a_surrogate_pair_becomes_a_replacement_character_and_a_whole_pair_is_one_character() -> None:

@@ -106,11 +106,11 @@ class Http1(_Socket):
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
 
     async def ask(self, asking: Asking, authority: str) -> None:
-        headers: list[tuple[str, str | bytes]] = [("Host", authority)]
-        headers += [(name, value.encode("latin-1")) for name, value in asking.headers]
+        fields = [("Host", authority), *asking.headers]
         if asking.body or asking.has_more:
             framing = ("Transfer-Encoding", "chunked") if asking.has_more else ("Content-Length", str(len(asking.body)))
-            headers.append(framing)
+            fields.append(framing)
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in fields]
         event = h11.Request(method=asking.method, target=asking.target, headers=headers)
         data = self._state.send(event) or b""
         if asking.body:

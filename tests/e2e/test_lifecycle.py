@@ -53,7 +53,9 @@ async def changing(api: LegacyApi, path: str, seconds: float) -> AsyncIterator[N
 async def test_a_stream_ends_at_its_age_and_its_client_goes_on_without_loss(edge: Edge) -> None:
     route = "- {path: /x/events, max_age: 1s, poll: {get: /x, every: 20ms}, emit: {as: patch}}"
     async with LegacyApi() as api, running_gate(edge, before(api, route)) as gate:
-        document, cursor, ids, ages = None, None, [], []
+        document, cursor = None, None
+        ids: list[int] = []
+        ages: list[float] = []
         async with changing(api, "/x", 0.05):
             for turn in range(3):
                 async with gate.watch("/x/events", cursor=cursor) as viewer:

@@ -29,13 +29,43 @@ async def test_a_client_that_does_not_read_keeps_nobody_waiting_and_is_caught_up
                 assert said((await quick.event(2)).data)["n"] == n
             api.put("/x", {"n": "last"})
             assert said((await quick.event()).data)["n"] == "last"
-            seen = []
+            seen: list[object] = []
             while not seen or seen[-1] != "last":
                 event = await slow.event()
                 assert event.type in ("", "reset")
                 seen += [said(event.data)["n"]] if event.type == "" else []
             assert len(seen) < 14, "it is not walked through every step"
-            assert seen[:-1] == sorted(seen[:-1])
+            assert seen[:-1] == [n for n in range(16) if n in seen], "in order, none twice"
+
+
+@pytest.mark.parametrize("form", ["patch", "merge", "items"])
+@story
+async def test_a_client_the_history_has_passed_while_it_was_slow_is_reset_and_gets_the_state(
+    edge: Edge, form: str
+) -> None:
+    items = ", items: {key: id}" if form == "items" else ""
+    route = f"- {{path: /x/events, poll: {{get: /x, every: 20ms{items}}}, emit: {{as: {form}}}}}"
+
+    def document(n: int) -> object:
+        # Each change is smaller than the whole, which is what would be sent in its place otherwise.
+        parts = [{"id": 1, "n": n, "large": str(n) * 400_000}, {"id": 2, "large": LARGE}]
+        return parts if form == "items" else {"a": parts[0], "b": parts[1]}
+
+    async with LegacyApi() as api:
+        text = before(api, route, more="defaults: {history: {events: 2}}\nlimits: {event_size: 4MiB}")
+        async with running_gate(edge, text) as gate:
+            api.put("/x", document(0))
+            async with gate.watch("/x/events", buffer=4096) as slow, gate.watch("/x/events") as quick:
+                await quick.event()
+                for n in range(1, 9):
+                    api.put("/x", document(n))
+                    assert (await quick.event(2)).type == ("changed" if form == "items" else form)
+                passed = await slow.until("reset")
+                assert 1 <= len(passed) < 8
+                assert said(passed[-1].data) == {"reason": "gap"}
+                state = await slow.event()
+                assert (state.type, said(state.data)) == ("snapshot", document(8))
+                assert (state.id or "").endswith("-9")
 
 
 @story

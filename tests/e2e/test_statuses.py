@@ -393,8 +393,6 @@ async def test_query_parameters_that_are_not_named_are_ignored(edge: Edge) -> No
 
 @story
 async def test_http_1_0_gets_a_stream_that_ends_with_its_connection(edge: Edge) -> None:
-    if edge.http != "1.1":
-        return  # there is no such version of HTTP/2
     async with LegacyApi() as api, running_gate(edge, before(api, ROUTE)) as gate:
         api.put("/orders/17", {"id": 17})
         async with RawSocket(gate.port) as it:

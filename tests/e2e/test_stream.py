@@ -44,7 +44,7 @@ async def test_the_first_bytes_are_retry_a_comment_and_the_state_with_its_id(edg
         async with gate.watch("/orders/17/events") as viewer:
             await viewer.event()
             assert re.fullmatch(
-                rb'retry: [0-9]{4}\n:\nid: [A-Za-z0-9-]{1,50}-1\ndata: \{"id":17,"status":"paid"\}\n\n',
+                rb'retry: [0-9]{4}\n:\ndata: \{"id":17,"status":"paid"\}\nid: [A-Za-z0-9-]{1,50}-1\n\n',
                 bytes(viewer.raw),
             )
 

@@ -35,7 +35,7 @@ def test_a_page_of_a_named_origin_may_read_and_is_told_its_own_origin(origin: st
     [
         "", "null", "*", "https://example.com", "http://app.example.com", "https://app.example.com:8443",
         "https://app.example.com.evil.test", "https://evil.test/https://app.example.com", "https://appXexample.com",
-        "https://preview.example.com", "https://.preview.example.com", "https://evilpreview.example.com",
+        "https://preview.example.com", "https://a.previewXexample.com", "https://.preview.example.com", "https://evilpreview.example.com",
         "https://evil.test#.preview.example.com", "https://evil.test/.preview.example.com", "https://a..preview.example.com",
         "https://evil.test:80.preview.example.com", "https://u@a.preview.example.com", "https://a.preview.example.com\n",
         "https://a.preview.example.com.", "https://app.example.com, https://evil.test", "https://\xe9.preview.example.com",

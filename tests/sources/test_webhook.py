@@ -170,6 +170,11 @@ def test_an_event_is_measured_in_bytes_with_its_name(size: int) -> None:
     assert (error.status, str(error)) == (413, "the event is 25 bytes; limits.event_size is 24")
 
 
+def test_what_an_expression_makes_of_a_delivery_must_be_json_too() -> None:
+    error = rejection(receiver(data="[to_number(body.secret)]"), b'{"secret": "1e999"}')
+    assert (error.status, str(error)) == (400, "what `emit.data` gives cannot be written as JSON")
+
+
 # What is refused
 
 

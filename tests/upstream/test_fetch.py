@@ -119,6 +119,18 @@ def test_the_gates_own_credentials_go_with_a_poll(auth: Any, value: str) -> None
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    "gates", [{"auth": {"bearer": "gates"}}, {"headers": {"Authorization": "Bearer gates"}}], ids=["auth", "headers"]
+)
+def test_where_the_viewers_own_credentials_decide_the_gates_are_never_sent(gates: Any) -> None:
+    async def run() -> None:
+        async with upstream_of(answer(), **gates) as (upstream, scripted):
+            await upstream.fetch("/me", (), with_auth=False, max_body=1000)
+            assert scripted.requests[0].get("authorization") is None
+
+    asyncio.run(run())
+
+
 def test_a_forwarded_viewer_header_wins_over_configured_ones_and_auth() -> None:
     async def run() -> None:
         configured = {"X-Tenant": "gate", "User-Agent": "mine", "X-Kept": "1"}

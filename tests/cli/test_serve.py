@@ -1,0 +1,221 @@
+"""`ssegate serve` as a process: what it says, which signals it obeys, with which code it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.process import COMMAND, environment, ran, running
+from tests.upstream.scripted import ScriptedUpstream, answer
+
+JSON = (b"Content-Type", b"application/json")
+
+
+def config(upstream: str, *paths: str, listen: str = "127.0.0.1:0", drain: str = "0s") -> str:
+    routes = "".join(f'  - path: "{path}"\n    poll: {{get: /doc, every: 1s}}\n' for path in paths or ["/events"])
+    return (
+        f'version: 1\nserver: {{listen: "{listen}", drain: {{timeout: {drain}}}}}\n'
+        f"upstreams: {{api: {upstream}}}\nroutes:\n{routes}"
+    )
+
+
+def write(directory: Path, text: str) -> None:
+    (directory / "ssegate.yaml").write_text(text)
+
+
+def test_plain_ssegate_serves_the_file_of_this_directory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b'{"n":1}', JSON)) as upstream:
+            write(tmp_path, config(upstream.url))
+            async with running(cwd=tmp_path) as gate:
+                assert gate.facts["config"] == "./ssegate.yaml"
+                assert gate.facts["routes"] == {"poll": 1}
+                reader, status = await gate.open("/events")
+                assert status == 200
+                assert b'data: {"n":1}' in await reader.readuntil(b'{"n":1}')
+
+    asyncio.run(scenario())
+
+
+def test_a_flag_beats_the_file_and_the_environment_beats_the_directory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, "version: 2\n")
+        (tmp_path / "other.yaml").write_text(config("http://127.0.0.1:1", listen="192.0.2.1:80"))
+        env = environment(SSEGATE_CONFIG="other.yaml")
+        async with running("--listen", "127.0.0.1:0", cwd=tmp_path, env=env) as gate:
+            assert gate.facts["config"] == "./other.yaml"
+            assert gate.url.startswith("http://127.0.0.1:")
+
+    asyncio.run(scenario())
+
+
+def test_a_wrong_configuration_is_explained_on_standard_error(tmp_path: Path) -> None:
+    write(tmp_path, "version: 1\nroutess: []\n")
+    code, out, err = asyncio.run(ran("serve", cwd=tmp_path))
+    assert (code, out) == (78, "")
+    assert "ssegate.yaml:2:1: error[unknown-key] `routess` is not a known key" in err
+    assert "did you mean `routes`?" in err
+
+
+def test_an_address_in_use_is_told_with_the_mend(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer()) as upstream:
+            write(tmp_path, config(upstream.url, listen=f"127.0.0.1:{upstream.port}"))
+            code, out, err = await ran("serve", cwd=tmp_path)
+            assert (code, out) == (1, "")
+            assert (
+                f"cannot listen on http://127.0.0.1:{upstream.port} (server.listen): address already in use; --listen"
+                in err
+            )
+            assert "Traceback" not in err
+
+    asyncio.run(scenario())
+
+
+def test_the_admin_listeners_address_in_use_names_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer()) as upstream:
+            write(tmp_path, config(upstream.url) + f'admin: {{listen: "127.0.0.1:{upstream.port}"}}\n')
+            code, _, err = await ran("serve", cwd=tmp_path)
+            assert code == 1
+            assert f"cannot listen on http://127.0.0.1:{upstream.port} (admin.listen): address already in use" in err
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_leaves_with_0(number: signal.Signals, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b'{"n":1}', JSON)) as upstream:
+            write(tmp_path, config(upstream.url, drain="1s"))
+            async with running(cwd=tmp_path) as gate:
+                reader, _ = await gate.open("/events")
+                await reader.readuntil(b'{"n":1}')
+                gate.process.send_signal(number)
+                assert "draining 1 stream for up to 1 s; again to leave at once" in await gate.logged(number.name)
+                farewell = await reader.read()
+                assert re.search(rb"retry: [0-9]+\n", farewell)
+                assert await gate.process.wait() == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_leaves_at_once(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b'{"n":1}', JSON)) as upstream:
+            write(tmp_path, config(upstream.url, drain="600s"))
+            async with running(cwd=tmp_path) as gate:
+                for _ in range(3):
+                    assert await gate.ask("/events") == 200
+                gate.process.send_signal(signal.SIGTERM)
+                await gate.logged("draining 3 streams")
+                gate.process.send_signal(number)
+                async with asyncio.timeout(4):
+                    assert await gate.process.wait() == code
+                rest = (await gate.process.communicate())[1].decode()
+                assert f"{number.name}: leaving at once" in rest
+                assert "Traceback" not in rest
+                assert "destroyed" not in rest
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_of_a_broken_file_keeps_the_old_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b"{}", JSON)) as upstream:
+            write(tmp_path, config(upstream.url, "/a"))
+            async with running(cwd=tmp_path) as gate:
+                write(tmp_path, "version: 1\nroutes: nonsense\n")
+                gate.process.send_signal(signal.SIGHUP)
+                await gate.logged("the old one stays in force")
+                assert any("ssegate.yaml:2:9: routes: " in line for line in gate.lines)
+                assert await gate.ask("/a") == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_brings_new_routes_and_keeps_the_flag(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b"{}", JSON)) as upstream:
+            write(tmp_path, config(upstream.url, "/a"))
+            async with running("--listen", "127.0.0.1:0", cwd=tmp_path) as gate:
+                assert await gate.ask("/b") == 404
+                write(tmp_path, config(upstream.url, "/a", "/b"))
+                gate.process.send_signal(signal.SIGHUP)
+                await gate.logged("the new configuration is in force")
+                assert await gate.ask("/b") == 200
+                assert not any("server.listen has changed" in line for line in gate.lines)
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_finds_what_shows_only_when_a_gate_is_built(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "ca.pem").write_text("no certificate")
+        write(tmp_path, config("http://127.0.0.1:1"))
+        async with running(cwd=tmp_path) as gate:
+            write(tmp_path, config(f"{{url: https://127.0.0.1:1, tls: {{ca: {tmp_path}/ca.pem}}}}"))
+            gate.process.send_signal(signal.SIGHUP)
+            await gate.logged("the old one stays in force")
+            assert any("upstreams.api.tls.ca" in line for line in gate.lines)
+            gate.process.send_signal(signal.SIGTERM)
+            assert await gate.process.wait() == 0
+
+    asyncio.run(scenario())
+
+
+def test_quick_serves_streams_and_passes_everything_else(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b'{"n":1}', JSON)) as upstream:
+            command = ("quick", upstream.url, "--poll", "/events=/doc@1s", "--listen", "127.0.0.1:0")
+            async with running(*command, cwd=tmp_path) as gate:
+                assert gate.facts["config"] == "(command line)"
+                assert await gate.ask("/events") == 200
+                assert await gate.ask("/other") == 200
+                assert [asked.target for asked in upstream.requests] == ["/doc", "/other"]
+                gate.process.send_signal(signal.SIGHUP)
+                await gate.logged("there is no file to read again")
+                gate.process.send_signal(signal.SIGTERM)
+                assert await gate.process.wait() == 0
+
+    asyncio.run(scenario())
+
+
+async def on_a_terminal(directory: Path, **more: str) -> str:
+    """What `ssegate` shows on a terminal until it is up."""
+    ours, theirs = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, cwd=directory, env=environment(TERM="xterm", **more), stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        shown = b""
+        while b"  try " not in shown:
+            shown += await asyncio.to_thread(os.read, ours, 4096)
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+    finally:
+        os.close(ours)
+    return shown.decode()
+
+
+def test_on_a_terminal_the_banner_is_for_people(tmp_path: Path) -> None:
+    write(tmp_path, config("http://127.0.0.1:1", "/orders/{id}/events"))
+    shown = asyncio.run(on_a_terminal(tmp_path))
+    assert "\x1b[1mssegate 0.1.0\x1b[0m · config ./ssegate.yaml\r\n" in shown
+    assert re.search(r"  listening   http://127\.0\.0\.1:[0-9]+ \(HTTP/1\.1, h2c\)\r\n", shown)
+    assert "  routes      1 poll\r\n" in shown
+
+
+def test_no_color_is_obeyed(tmp_path: Path) -> None:
+    write(tmp_path, config("http://127.0.0.1:1"))
+    shown = asyncio.run(on_a_terminal(tmp_path, NO_COLOR="1"))
+    assert "ssegate 0.1.0 · config" in shown
+    assert "\x1b" not in shown
