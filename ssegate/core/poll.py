@@ -61,6 +61,7 @@ class Poller:
         "_hinted",
         "_interval",
         "_is_first",
+        "_not_before",
         "_pending",
         "_random",
         "_settings",
@@ -79,6 +80,7 @@ class Poller:
         self._validators: tuple[Pair, ...] = ()
         self._pending: tuple[Pair, ...] = ()  # validators of a body that has not been understood yet
         self._wait = 0.0  # what the last answer itself asked for
+        self._not_before = 0.0  # the moment that led to
         self._failures = 0
         self._is_first = True
         self._hinted = False
@@ -89,8 +91,8 @@ class Poller:
         return self._failures > 0
 
     def resume(self, now: float) -> None:
-        """Begin, or begin again after a pause: the next question is due at once."""
-        self.due = now
+        """Begin, or begin again after a pause: at once, unless the last answer asked to be left alone for longer."""
+        self.due = max(now, self._not_before)
         self._failures = 0
 
     def headers(self) -> tuple[Pair, ...]:
@@ -108,6 +110,7 @@ class Poller:
         """Take the head of an answer. `wall` is the time of day in seconds since 1970, for dates in headers."""
         settings = self._settings
         self._wait = _requested_wait(headers, wall)
+        self._not_before = now + self._wait
         if status in settings.gone:
             return Meaning.GONE
         if status == 304 and self._validators:

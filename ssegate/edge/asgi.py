@@ -207,11 +207,18 @@ class _Pump:
 
     async def run(self) -> None:
         stream, subscriber = self._stream, self._stream.subscriber
-        await self._write(stream.opening)
+        await self._open(stream.take_state())
         if subscriber is not None:
             subscriber.wake = self._event.set
             await self._follow(subscriber)
         await self._hand_over(b"", is_last=True)
+
+    async def _open(self, state: bytes) -> None:
+        if len(state) <= PIECE:
+            await self._write(self._stream.opening + state)
+        else:
+            await self._write(self._stream.opening)
+            await self._write(state)
 
     async def _follow(self, subscriber: Subscriber) -> None:
         is_live = False  # whether what is read now has just come

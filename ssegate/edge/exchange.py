@@ -55,9 +55,9 @@ class Answer:
     """Whether the connection ends with it (HTTP/1.1): what follows on it cannot be trusted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stream:
-    """An event stream: `opening` at once, then what `subscriber` reads, until it has ended."""
+    """An event stream: `opening` and `state` at once, then what `subscriber` reads, until it has ended."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     opening: bytes
@@ -66,10 +66,17 @@ class Stream:
     """None: the stream is over with its opening (overload, drain)."""
     heartbeat: float = 15.0
     """Seconds of silence after which a comment is sent."""
+    state: bytes = b""
+    """What follows the opening: a document that all newcomers share, so it is not copied. The edge gets it by `take_state`."""
     max_age: float | None = None
     """Seconds after which the edge ends the stream; None is never. Already jittered."""
     close: Callable[[], None] = field(default=lambda: None)
     """Called by the edge exactly once, when the stream is over, whichever way."""
+
+    def take_state(self) -> bytes:
+        """The state, which is let go of: a stream that lives for days must not keep the document it began with."""
+        state, self.state = self.state, b""
+        return state
 
 
 class RelayResponse(Protocol):

@@ -222,13 +222,15 @@ class Gate:
         self._clients_by_ip[viewer] += 1
         resumed = (b"ssegate-resumed", b"yes" if opening.is_resumed else b"no")
         retry = round(route.retry * 1000 * random.uniform(0.5, 1.5))
+        subscriber = opening.subscriber  # not the opening, which has the document, for as long as the stream lives
         return Stream(
             (*_STREAM_HEADERS, resumed, *shared),
-            encode_retry(retry) + opening.data,
-            opening.subscriber,
+            encode_retry(retry),
+            subscriber,
+            state=opening.data,
             heartbeat=route.heartbeat,
             max_age=route.max_age * random.uniform(0.8, 1.2) if route.max_age else None,
-            close=lambda: self._leave(opening.subscriber, viewer),
+            close=lambda: self._leave(subscriber, viewer),
         )
 
     def _leave(self, subscriber: Subscriber, viewer: str) -> None:

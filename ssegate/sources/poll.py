@@ -143,6 +143,8 @@ class PollSource:
         self._poller.resume(now)
         try:
             await self._say(publish)
+            if self._poller.due > now:
+                self._answer_first(None)  # the upstream asked to be left alone: what is known is all there is
             while not self.is_over:
                 await self._wait_until_due()
                 self._unsaid.extend(await self._ask())

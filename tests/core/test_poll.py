@@ -404,3 +404,13 @@ def test_two_questions_are_never_closer_than_a_tenth_of_the_interval_nor_further
         assert poller.due >= start + every / 10 - 1e-9
         assert poller.due >= now + every / 10 - 1e-9
         assert poller.due <= now + max(every * stretch, backoff_max, 9.0) + 1e-9
+
+
+def test_after_a_pause_an_upstream_that_asked_to_be_left_alone_still_is() -> None:
+    poller = Poller(PollSettings(1.0, 1.0), random=lambda: 0.5)
+    poller.resume(100.0)
+    poller.receive(429, Headers([(b"Retry-After", b"60")]), now=100.0, wall=0.0)
+    poller.resume(110.0)
+    assert poller.due == 160.0
+    poller.resume(200.0)
+    assert poller.due == 200.0

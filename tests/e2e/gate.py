@@ -208,7 +208,7 @@ class GateProcess(Door):
         assert self.process.stdout is not None
         assert self._reading is not None
         async with asyncio.timeout(patience):
-            await self._reading
+            await asyncio.shield(self._reading)
             await self.process.stdout.read()
             return await self.process.wait()
 

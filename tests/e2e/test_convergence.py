@@ -33,7 +33,7 @@ ROUTES = """
   emit: {as: items}
 """
 
-SECONDS = 2.5
+SECONDS = 2.0
 """How long the document changes and clients are ill-treated."""
 
 

@@ -180,7 +180,7 @@ class Client:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
-        return cls(*await asyncio.open_connection(sock=connection, limit=2**16))
+        return cls(*await asyncio.open_connection(sock=connection, limit=2**22))
 
     async def __aenter__(self) -> Self:
         return self

@@ -253,8 +253,9 @@ def test_both_bodies_are_under_way_at_once(gate: GateProcess) -> None:
             async with await Http2Client.begin(gate.port) as http2:
                 # More than all windows together: it only goes on because both directions do.
                 stream = await http2.request(b"/", method=b"POST", end=False)
+                await http2.send_data(stream, b"a")
                 await http2.until(lambda event: isinstance(event, h2.events.ResponseReceived))
-                sent = 0
+                sent = 1
                 while sent < 2**20:
                     while (room := http2.h2.local_flow_control_window(stream)) == 0:
                         assert await http2.receive(), http2.events[-3:]
@@ -272,7 +273,7 @@ def test_an_answer_that_comes_before_the_body_reaches_the_client(gate: GateProce
     async def test() -> None:
         async def handler(call: Call) -> None:
             await call.send(answer(b"too much", status=413))
-            call.close()
+            await silent(call)
 
         async with gate.leaves_nothing(), ScriptedUpstream(handler, port=gate.upstream_port):
             async with await Client.connect(gate.port) as client:
