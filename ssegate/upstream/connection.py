@@ -56,7 +56,7 @@ class Connection:
 
     __slots__ = (
         "_failure", "_first_piece", "_http", "_is_ambiguous", "_is_answered", "_is_complete", "_is_waiting_for_body",
-        "_label", "_line", "_sending", "_timer", "body_was_read", "idle_since", "patience", "requests",
+        "_label", "_line", "_sending", "_timer", "_was_early", "body_was_read", "idle_since", "patience", "requests",
     )  # fmt: skip
 
     def __init__(self, line: Line) -> None:
@@ -76,6 +76,7 @@ class Connection:
         self._is_waiting_for_body = False
         self._is_answered = False
         self._is_ambiguous = False
+        self._was_early = False
         self._is_complete = True
         self._first_piece = b""
 
@@ -94,7 +95,8 @@ class Connection:
         http = self._http
         both_done = http.our_state is h11.DONE and http.their_state is h11.DONE
         surplus, _ = http.trailing_data
-        if not (self._is_complete and both_done and not surplus and not self._is_ambiguous and self._line.is_silent):
+        is_doubtful = self._is_ambiguous or self._was_early
+        if is_doubtful or not (self._is_complete and both_done and not surplus and self._line.is_silent):
             return False
         http.start_next_cycle()
         return True
@@ -115,7 +117,7 @@ class Connection:
         """
         self.requests += 1
         self.patience = patience
-        self.body_was_read = self._is_answered = self._is_complete = self._is_ambiguous = False
+        self.body_was_read = self._is_answered = self._is_complete = self._is_ambiguous = self._was_early = False
         self._label = outgoing.label
         self._sending, self._failure, self._first_piece = None, None, b""
         self._send_head(outgoing)
@@ -182,6 +184,8 @@ class Connection:
         while True:
             event = await self._next_event()
             if isinstance(event, h11.Response):
+                # Who answers before the request was whole often closes without reading the rest of it.
+                self._was_early = self._http.our_state is not h11.DONE
                 names = {name for name, _ in event.headers}
                 # "ought to be handled as an error" (RFC 9112, 6.3): what comes after such an answer is anyone's guess.
                 self._is_ambiguous = b"transfer-encoding" in names and b"content-length" in names

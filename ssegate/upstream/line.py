@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -41,8 +43,10 @@ class Line(asyncio.Protocol):
 
     @property
     def is_silent(self) -> bool:
-        """Whether it is open and nothing has come that was not read: what an idle connection must be to be used again."""
-        return not self._ended and not self._received
+        """Whether it is open, all that was written has left, and nothing has come that was not read: what an idle
+        connection must be to be used again."""
+        is_sent = self._transport is not None and self._transport.get_write_buffer_size() == 0
+        return is_sent and not self._ended and not self._received
 
     async def read(self) -> bytes:
         """What has come, waiting for at least a byte; empty is the end. Raises `OSError` when the connection broke."""
@@ -98,6 +102,8 @@ class Line(asyncio.Protocol):
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._ended:
+            self._salvage()
         self._end(exc)
         self._transport = None
 
@@ -107,6 +113,19 @@ class Line(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused_writing = False
         _wake(self._writer)
+
+    def _salvage(self) -> None:
+        """Take what had come when writing met a reset: often the answer that explains it, such as an early 413.
+
+        The transport gives up without reading it. With TLS what is left cannot be read past the transport.
+        """
+        assert self._transport is not None
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return
+        with contextlib.suppress(OSError):
+            number = self._transport.get_extra_info("socket").fileno()
+            while len(self._received) <= _HIGH_WATER and (data := os.read(number, 65536)):
+                self._received += data
 
     def _end(self, error: Exception | None) -> None:
         if not self._ended:

@@ -347,7 +347,8 @@ class Http2Client(Client):
         ends = (h2.events.StreamEnded, h2.events.StreamReset)
         await self.until(lambda event: isinstance(event, ends) and event.stream_id == stream)
         for event in self.events:
-            if isinstance(event, h2.events.StreamReset) and event.stream_id == stream:
+            is_cut = isinstance(event, h2.events.StreamReset) and event.error_code != h2.errors.ErrorCodes.NO_ERROR
+            if is_cut and event.stream_id == stream:
                 return h2.errors.ErrorCodes(event.error_code)
         return self.status(stream)
 
