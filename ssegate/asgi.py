@@ -14,6 +14,7 @@ from typing import Any
 from ssegate.config.load import load_config
 from ssegate.config.model import Config
 from ssegate.edge.asgi import AsgiEdge, Receive, Send
+from ssegate.errors import ConfigError
 from ssegate.gate import Gate
 
 
@@ -49,7 +50,7 @@ class Application:
         try:
             await self.start()
         except Exception as error:  # whatever it is, the server is to be told, and stops
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await send({"type": "lifespan.startup.failed", "message": _in_full(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -57,6 +58,13 @@ class Application:
         await self._gate.drain()
         await self._gate.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _in_full(error: Exception) -> str:
+    """All that is wrong with a configuration, not just the first of it."""
+    if not isinstance(error, ConfigError):
+        return str(error)
+    return "\n".join(f"{each.file}:{each.line}:{each.column}: {each.where}: {each.message}" for each in error.problems)
 
 
 def create_app(config: Config | None = None) -> Application:

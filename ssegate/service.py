@@ -27,7 +27,9 @@ class Service:
     def __init__(self, config: Config, *, own: Mapping[bytes, Answer] | None = None) -> None:
         """`own` are answers to paths below `/_ssegate/`."""
         self.gate = Gate(config, own=own)
-        self._edge = AsgiEdge(self.gate.answer, stall=config.limits.stall, max_head=config.limits.request_head)
+        self._edge = AsgiEdge(
+            self.gate.answer, stall=config.limits.stall, max_head=config.limits.request_head, dates=True
+        )
         self._public = self._make_server(self._edge)
         self._admin: HypercornServer | None = None
         self.port = 0
@@ -46,7 +48,7 @@ class Service:
             self.port = await self._public.start(config.server.listen.host, config.server.listen.port)
             if config.admin is not None:
                 endpoints = AdminEndpoints(lambda: self.gate.is_ready, Metrics(self.gate.statistics, self._edge))
-                self._admin = self._make_server(AsgiEdge(endpoints.answer))
+                self._admin = self._make_server(AsgiEdge(endpoints.answer, dates=True))
                 self.admin_port = await self._admin.start(config.admin.listen.host, config.admin.listen.port)
         except OSError:
             await self.aclose()
@@ -92,10 +94,9 @@ class Service:
 
     async def aclose(self, grace: float = 0.0) -> None:
         """Close; requests under way get `grace` seconds. Streams end without a word."""
+        listeners = [self._public] if self._admin is None else [self._public, self._admin]
         if not grace:
             await self.gate.aclose()
-        await self._public.aclose(grace)
+        await asyncio.gather(*(listener.aclose(grace) for listener in listeners))
         if grace:
             await self.gate.aclose()
-        if self._admin is not None:
-            await self._admin.aclose(0.0)

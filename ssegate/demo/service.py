@@ -88,7 +88,7 @@ class DemoService(Service):
         self._crowd = Crowd(LOOPBACK if host == "0.0.0.0" else host, STREAM)  # noqa: S104  (compared, not listened on)
         desk = Desk(self.gate.statistics, self._crowd)
         self._desk_port = desk_port
-        self._desk = HypercornServer(AsgiEdge(desk.answer), keep_alive=75.0, max_head=32 * 1024)
+        self._desk = HypercornServer(AsgiEdge(desk.answer, dates=True), keep_alive=75.0, max_head=32 * 1024)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

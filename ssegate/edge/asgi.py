@@ -39,14 +39,25 @@ BODY_SILENCE = 30.0
 class AsgiEdge:
     """Renders the gate's answers to HTTP requests of one ASGI server."""
 
-    def __init__(self, answering: Answering, *, stall: float = 30.0, max_head: int = 32 * 1024) -> None:
-        """`stall`: seconds after which a client that takes nothing is dropped; `max_head` in bytes."""
+    def __init__(
+        self, answering: Answering, *, stall: float = 30.0, max_head: int = 32 * 1024, dates: bool = False
+    ) -> None:
+        """`stall`: seconds after which a client that takes nothing is dropped; `max_head` in bytes.
+
+        `dates`: whether the edge sends Date, an upstream's own where there is one. Most ASGI servers add theirs to every
+        response, and then it leaves the field to them.
+        """
         self.stall = stall
+        self._dates = dates
         self._answering = answering
         self._max_head = max_head
         self._wheel = Wheel()
         self.latency = Latency()
         self._counts = {"streams": 0, "streams_opened": 0, "bytes": 0, "deliveries": 0, "stalled": 0, "cut": 0}
+
+    def count_stalled(self) -> None:
+        """A server that notices by itself that a client takes nothing, and drops it, says so here."""
+        self._counts["stalled"] += 1
 
     def statistics(self) -> dict[str, float]:
         """Streams open and opened, event bytes and deliveries handed to the server, clients dropped, responses cut."""
@@ -62,7 +73,7 @@ class AsgiEdge:
             reply = await self._reply(scope, body)
             match reply:
                 case Answer():
-                    await _render_answer(scope, reply, self._in_time(send))
+                    await self._render_answer(scope, reply, self._in_time(send))
                 case Stream():
                     await self._render_stream(scope, reply, body, send)
                 case Relay():
@@ -98,7 +109,7 @@ class AsgiEdge:
             async with _while_connected(body) as deadline:
                 pump.give_up = lambda: deadline.reschedule(0)
                 self._wheel.add(pump, pump.next_look)
-                await _send_head(scope, 200, stream.headers, send)
+                await self._send_head(200, stream.headers, send)
                 await pump.run()
         finally:
             pump.is_done = True
@@ -112,14 +123,14 @@ class AsgiEdge:
             try:
                 response = await relay.open()
             except UpstreamError as error:
-                await _render_answer(scope, _bad_gateway(error), send)
+                await self._render_answer(scope, _bad_gateway(error), send)
                 return
             except RejectedError as error:
-                await _render_answer(scope, problem(error.status, str(error), close=True), send)
+                await self._render_answer(scope, problem(error.status, str(error), close=True), send)
                 return
             try:
                 relay.done(response.status)
-                await _send_head(scope, response.status, response.headers.raw, send)
+                await self._send_head(response.status, response.headers.raw, send)
                 async for chunk in response:
                     for piece in _pieces(chunk):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -133,6 +144,25 @@ class AsgiEdge:
                 log.info("relay: a response was cut: %s", error)
             finally:
                 await response.aclose()
+
+    async def _send_head(self, status: int, headers: tuple[Pair, ...], send: Send) -> None:
+        pairs = [(name.lower(), value) for name, value in headers]
+        if not self._dates:
+            pairs = [pair for pair in pairs if pair[0] != b"date"]
+        elif not any(name == b"date" for name, _ in pairs):
+            pairs.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def _render_answer(self, scope: MutableMapping[str, Any], answer: Answer, send: Send) -> None:
+        headers = answer.headers
+        has_body = answer.status >= 200 and answer.status not in (204, 304)
+        if has_body and (answer.body or scope["method"] != "HEAD"):
+            headers = (*headers, (b"content-length", b"%d" % len(answer.body)))
+        if answer.close and scope["http_version"] in ("1.0", "1.1"):
+            headers = (*headers, (b"connection", b"close"))
+        await self._send_head(answer.status, headers, send)
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _in_time(self, send: Send) -> Send:
         """`send`, given up when the client takes nothing for `stall` seconds."""
@@ -314,25 +344,6 @@ def _has_body(headers: Headers, http_version: str) -> bool:
     if http_version not in ("1.0", "1.1") or "transfer-encoding" in headers:
         return True
     return int(headers.get("content-length") or 0) > 0
-
-
-async def _send_head(scope: MutableMapping[str, Any], status: int, headers: tuple[Pair, ...], send: Send) -> None:
-    pairs = [(name.lower(), value) for name, value in headers]
-    if not any(name == b"date" for name, _ in pairs):
-        pairs.append((b"date", formatdate(time.time(), usegmt=True).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-
-
-async def _render_answer(scope: MutableMapping[str, Any], answer: Answer, send: Send) -> None:
-    headers = answer.headers
-    has_body = answer.status >= 200 and answer.status not in (204, 304)
-    if has_body and (answer.body or scope["method"] != "HEAD"):
-        headers = (*headers, (b"content-length", b"%d" % len(answer.body)))
-    if answer.close and scope["http_version"] in ("1.0", "1.1"):
-        headers = (*headers, (b"connection", b"close"))
-    await _send_head(scope, answer.status, headers, send)
-    body = b"" if scope["method"] == "HEAD" else answer.body
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _bad_gateway(error: UpstreamError) -> Answer:

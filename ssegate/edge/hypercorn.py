@@ -36,7 +36,7 @@ import hypercorn.protocol.h2
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.asyncio.worker_context import AsyncioSingleTask, WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, Response, StreamClosed
@@ -449,13 +449,28 @@ def _is_malformed(event: h2.events.RequestReceived) -> bool:
 # Connections
 
 
+class _IdleTask(AsyncioSingleTask):
+    """Hypercorn's idle timer, which is not begun on a connection that is being ended."""
+
+    async def restart(self, task_group: Any, action: Callable[[], Any]) -> None:
+        await self.stop()
+        work = action()
+        try:
+            self._handle = task_group._task_group.create_task(work)
+        except RuntimeError:
+            work.close()
+
+
 class _Connection(TCPServer):
     """One client's connection. Neither writing to it nor closing it waits for a peer that takes nothing."""
 
-    def __init__(self, *arguments: Any, stall: float) -> None:
+    def __init__(self, *arguments: Any, stall: float, stalled: Callable[[], None]) -> None:
+        """`stalled` is called when a peer is cut off that has taken nothing for `stall` seconds."""
         super().__init__(*arguments)
         self.writer.transport.set_write_buffer_limits(high=MAX_UNSENT)
+        self.idle_task = _IdleTask()
         self._stall = stall
+        self._stalled = stalled
         self._is_closing = False
         self._is_read = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
@@ -491,6 +506,7 @@ class _Connection(TCPServer):
                 return
             except TimeoutError:
                 if transport.get_write_buffer_size() >= unsent:
+                    self._stalled()
                     transport.abort()
         await self.writer.drain()  # raises when the connection is lost
 
@@ -507,10 +523,11 @@ class _Connection(TCPServer):
         await self.idle_task.stop()
 
     async def _initiate_server_close(self) -> None:
+        """The connection has been idle for long enough, or the server is closing: there is nothing to linger for."""
         await self.protocol.handle(Closed())
-        await self._close()
+        await self._close(lingers=False)
 
-    async def _close(self) -> None:
+    async def _close(self, *, lingers: bool = True) -> None:
         """Close in order if the peer lets us, and for certain. Only the first call does it."""
         if self._is_closing:
             await self.idle_task.stop()
@@ -518,7 +535,8 @@ class _Connection(TCPServer):
         self._is_closing = True
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._linger()
+                if lingers:
+                    await self._linger()
                 self.writer.close()
                 await self.writer.wait_closed()
         except (TimeoutError, OSError, RuntimeError):
@@ -570,7 +588,7 @@ class HypercornServer:
         config.include_date_header = False  # a relayed response has its own
         config.errorlog = logging.getLogger("ssegate.edge.hypercorn")
         self._config = config
-        self._stall = application.stall
+        self._edge = application
         self._application = ASGIWrapper(cast(Any, application))
         self._context = WorkerContext(None)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -592,7 +610,15 @@ class HypercornServer:
         try:
             loop = asyncio.get_running_loop()
             await _Connection(
-                self._application, loop, self._config, self._context, {}, reader, writer, stall=self._stall
+                self._application,
+                loop,
+                self._config,
+                self._context,
+                {},
+                reader,
+                writer,
+                stall=self._edge.stall,
+                stalled=self._edge.count_stalled,
             )
         except* OSError:
             log.debug("a connection broke off")

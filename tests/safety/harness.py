@@ -48,12 +48,12 @@ class GateProcess:
         script = Path(__file__).with_name("gate_process.py")
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-X", "dev", "-W", "error", str(script), str(file)],
+                [sys.executable, "-W", "error", str(script), str(file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=script.parents[2],
-                env={**os.environ, "PYTHONPATH": str(script.parents[2]), "PYTHONASYNCIODEBUG": ""},
+                env={**os.environ, "PYTHONPATH": str(script.parents[2])},
                 text=True,
             )
         facts = self._hear()

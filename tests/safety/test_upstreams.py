@@ -59,7 +59,7 @@ TROUBLES: dict[str, tuple[Step, str, int | None]] = {
     "silence": (silent, "upstream", None),
     "a body of 10 GB": (endless, "oversize", None),
     "a gzip bomb": (inflating(100_000_000), "oversize", None),
-    "gzip that is none": (answer(b"hello", (b"Content-Encoding", b"gzip")), "undecodable", None),
+    "gzip that is none": (answer(b"hello", (b"Content-Encoding", b"gzip")), "upstream", None),
     "a body shorter than its length": (sent_and_closed(answer(b'{"v":3}', length=100)), "upstream", None),
     "a chunked body that is cut": (sent_and_closed(chunked(b'{"v":3}')[:-5]), "upstream", None),
     "no HTTP": (sent_and_closed(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "upstream", None),
