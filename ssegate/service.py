@@ -94,9 +94,10 @@ class Service:
 
     async def aclose(self, grace: float = 0.0) -> None:
         """Close; requests under way get `grace` seconds. Streams end without a word."""
-        listeners = [self._public] if self._admin is None else [self._public, self._admin]
         if not grace:
             await self.gate.aclose()
-        await asyncio.gather(*(listener.aclose(grace) for listener in listeners))
+        await self._public.aclose(grace)
         if grace:
             await self.gate.aclose()
+        if self._admin is not None:
+            await self._admin.aclose(0.0)  # last, so that readiness is told as long as anybody is served

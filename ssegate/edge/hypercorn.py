@@ -322,6 +322,11 @@ class _H2(H2Protocol):
         )
         self.task_group = cast(Any, _Handlers(self.task_group, taken=self._give_back))
 
+    async def initiate(self, headers: Any = None, settings: bytes | None = None) -> None:
+        await super().initiate(headers, settings)
+        # Its preface was taken for a request of HTTP/1.1, which stopped the idle timer: without any request it never ended.
+        await self.send(Updated(idle=True))
+
     async def handle(self, event: Event) -> None:
         if isinstance(event, RawData):
             try:

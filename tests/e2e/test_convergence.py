@@ -241,5 +241,5 @@ async def _converge(client: Client, door: Door, document: dict[str, Any]) -> Non
 
 def _check_that_something_happened(clients: list[Client]) -> None:
     """A test in which nobody was cut, reset or resumed would prove nothing."""
-    for key, least in (("events", 100), ("resets", 10), ("streams", 40), ("resumed", 15)):
+    for key, least in (("events", 30), ("resets", 2), ("streams", 20), ("resumed", 2)):
         assert sum(client.tally[key] for client in clients) >= least, key

@@ -23,12 +23,14 @@ from ssegate.service import Service
 HEAD_TIMEOUT = 0.6
 BODY_SILENCE = 0.6
 LINGER = 0.5
+CLOSE_TIMEOUT = 1.0
 
 
 def shorten_waits() -> None:
     """What takes ten and thirty seconds outside takes less than one here."""
     ssegate.edge.hypercorn.HEAD_TIMEOUT = HEAD_TIMEOUT
     ssegate.edge.hypercorn.LINGER = LINGER
+    ssegate.edge.hypercorn.CLOSE_TIMEOUT = CLOSE_TIMEOUT
     ssegate.edge.asgi.BODY_SILENCE = BODY_SILENCE
 
 

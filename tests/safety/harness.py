@@ -304,7 +304,12 @@ class Http2Client(Client):
         await self.send(b"".join(frame.serialize() for frame in frames))
 
     async def request(
-        self, path: bytes, *headers: Pair, method: bytes = b"GET", end: bool = True, pseudo: tuple[Pair, ...] | None = None
+        self,
+        path: bytes,
+        *headers: Pair,
+        method: bytes = b"GET",
+        end: bool = True,
+        pseudo: tuple[Pair, ...] | None = None,
     ) -> int:
         """Send a request's head; return its stream."""
         stream = self.h2.get_next_available_stream_id()
@@ -357,9 +362,7 @@ class Http2Client(Client):
         return int(dict(heads[0].headers)[b":status"])
 
     def body(self, stream: int) -> bytes:
-        return b"".join(
-            e.data for e in self.events if isinstance(e, h2.events.DataReceived) and e.stream_id == stream
-        )
+        return b"".join(e.data for e in self.events if isinstance(e, h2.events.DataReceived) and e.stream_id == stream)
 
     async def farewell(self) -> h2.errors.ErrorCodes:
         """Why the gate ends the connection, which it must do. Frames of streams that h2 knows nothing of may come before."""

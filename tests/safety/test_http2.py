@@ -1,8 +1,11 @@
 """HTTP/2 with prior knowledge: what is wrong with one stream ends that stream, and floods end their connection."""
 
+# ruff: noqa: SIM117 - the gate and its upstream are the place, the client in it is another matter
+
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import h2.events
 import h2.settings
@@ -20,6 +23,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from tests.safety.conftest import CONFIG
 from tests.safety.harness import GateProcess, Http2Client, Pair, run, until
 from tests.upstream.scripted import Call, ScriptedUpstream, answer
 
@@ -197,7 +201,10 @@ def test_rapid_reset_ends_the_connection_and_leaves_no_work(gate: GateProcess, p
                 frames: list[Frame] = []
                 for number in range(FLOOD):
                     stream = 2 * number + 1
-                    frames += [opening(client, path, stream, method, method == b"GET"), RstStreamFrame(stream, error_code=8)]
+                    frames += [
+                        opening(client, path, stream, method, method == b"GET"),
+                        RstStreamFrame(stream, error_code=8),
+                    ]
                 await client.send_frames(*frames)
                 assert await client.farewell() == ErrorCodes.ENHANCE_YOUR_CALM
             await until(lambda: upstream.open == 0, "the upstream requests end")
@@ -340,7 +347,11 @@ def test_an_upload_nobody_reads_does_not_stop_its_neighbours(gate: GateProcess) 
                 for _ in range(6):
                     await client.send_data(stuck, b"a" * 10_000)
                 assert await client.outcome(await client.request(b"/fine")) == 200
-                assert not [e for e in client.events if getattr(e, "stream_id", 0) == stuck and isinstance(e, h2.events.ResponseReceived)]
+                assert not [
+                    e
+                    for e in client.events
+                    if getattr(e, "stream_id", 0) == stuck and isinstance(e, h2.events.ResponseReceived)
+                ]
                 await client.send_data(stuck, b"", end=True)
                 assert await client.outcome(stuck) == 200
 
@@ -375,3 +386,15 @@ def test_a_connection_that_dies_in_its_preface_leaves_nothing(gate: GateProcess)
                     await client.send(client.h2.data_to_send()[:cut])
 
     run(test())
+
+
+def test_a_connection_on_which_nothing_is_asked_is_idle(tmp_path: Path) -> None:
+    async def test(brief: GateProcess) -> None:
+        async with brief.leaves_nothing(), await Http2Client.begin(brief.port) as client:
+            await client.read_to_end()
+
+    brief = GateProcess(CONFIG.replace("keep_alive: 20s", "keep_alive: 300ms"), tmp_path)
+    try:
+        run(test(brief))
+    finally:
+        brief.stop()

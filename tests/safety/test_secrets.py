@@ -16,7 +16,7 @@ import pytest
 
 from ssegate.config.load import parse_config
 from tests.safety.harness import Client, GateProcess, Http2Client, ask, get, run
-from tests.upstream.scripted import Call, ScriptedUpstream, answer
+from tests.upstream.scripted import Call, ScriptedUpstream
 
 SECRETS = {
     "authorization": "Secret-authorization-1",
@@ -90,7 +90,13 @@ BROKEN = [
 
 
 def post(target: str, body: bytes, *fields: str) -> bytes:
-    lines = (f"POST {target} HTTP/1.1", "Host: gate.test", "Connection: close", "Content-Type: application/json", *fields)
+    lines = (
+        f"POST {target} HTTP/1.1",
+        "Host: gate.test",
+        "Connection: close",
+        "Content-Type: application/json",
+        *fields,
+    )
     return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
@@ -103,8 +109,7 @@ async def misbehave(call: Call) -> None:
 
 async def everything(gate: GateProcess) -> list[bytes]:
     """Go through all that can go right and wrong; return what those were told who hold no secret."""
-    told = []
-    for data in [
+    requests = [
         *[get(f"/proxied{QUERY}", *CREDENTIALS)] * len(BROKEN),
         get(f"/x#{SECRETS['query token']}", *CREDENTIALS),
         get(f"//{SECRETS['userinfo']}@other/", *CREDENTIALS),
@@ -121,8 +126,8 @@ async def everything(gate: GateProcess) -> list[bytes]:
         post("/hooks/token", b"{}", f"Authorization: Bearer {SECRETS['webhook token']}"),
         post("/hooks/hmac", b'{"id": 1}', f"X-Signature: {SECRETS['authorization']}"),
         post("/hooks/hmac", b'{"id": 1}', "X-Signature: " + sign(b'{"id": 1}')),
-    ]:
-        told.append((await ask(gate.port, data, method="GET")).body)
+    ]
+    told = [(await ask(gate.port, data, method="GET")).body for data in requests]
     for _ in range(6):
         async with await Client.connect(gate.port) as client:
             await client.send(get(f"/orders/1/events{QUERY}", *CREDENTIALS))
@@ -169,10 +174,22 @@ def test_no_secret_gets_into_log_metrics_or_what_is_told(secretive: GateProcess)
 def test_no_line_of_the_log_can_be_forged(secretive: GateProcess) -> None:
     async def test() -> None:
         forged = "ERROR ssegate.forged: all is lost"
-        tries = [forged, f"\n{forged}", f"\r{forged}", f"\x1b[2K{forged}", f"%0a{forged}", f"\u2028{forged}", f"\x0b{forged}"]
+        tries = [
+            forged,
+            f"\n{forged}",
+            f"\r{forged}",
+            f"\x1b[2K{forged}",
+            f"%0a{forged}",
+            f"\u2028{forged}",
+            f"\x0b{forged}",
+        ]
         async with ScriptedUpstream(misbehave, port=secretive.upstream_port):
             for text in tries:
-                for target in (f"/x/{quote(text)}", f"/orders/{quote(text)}/events", f"/orders/1/events?token={quote(text)}"):
+                for target in (
+                    f"/x/{quote(text)}",
+                    f"/orders/{quote(text)}/events",
+                    f"/orders/1/events?token={quote(text)}",
+                ):
                     await knock(secretive, f"GET {target} HTTP/1.1\r\nHost: gate.test\r\n\r\n")
                 await knock(secretive, f"GET /x HTTP/1.1\r\nHost: gate.test\r\nX-A: {text}\r\n\r\n")
                 await knock(secretive, f"GET /x HTTP/1.1\r\nHost: {text}\r\n\r\n")
@@ -181,6 +198,7 @@ def test_no_line_of_the_log_can_be_forged(secretive: GateProcess) -> None:
                 body = json.dumps({"id": text}).encode()
                 token = f"Authorization: Bearer {SECRETS['webhook token']}"
                 await ask(secretive.port, post("/hooks/token", body, token), method="GET")
+        assert "forged" in secretive.log()  # what was asked for is told, in one line
         lines = secretive.log().split("\n")
         assert lines.pop() == ""
         for line in lines:

@@ -1,5 +1,7 @@
 """Upstreams that misbehave, seen by the viewers of a polled resource: one `fault`, the stream stays, the truth comes later."""
 
+# ruff: noqa: SIM117 - the gate and its upstream are the place, the client in it is another matter
+
 from __future__ import annotations
 
 import asyncio
@@ -8,7 +10,7 @@ import json
 
 import pytest
 
-from tests.safety.harness import GateProcess, Client, ask, get, run, until
+from tests.safety.harness import Client, GateProcess, ask, get, run, until
 from tests.safety.test_hostile_values import open_stream, read_events
 from tests.upstream.scripted import Call, Handler, ScriptedUpstream, Step, answer, chunked, script
 
@@ -66,7 +68,11 @@ TROUBLES: dict[str, tuple[Step, str, int | None]] = {
     "no JSON": (answer(b"<html>"), "undecodable", 200),
     "JSON nested deeply": (answer(b"[" * 100_000), "undecodable", 200),
     "NaN": (answer(b"NaN"), "undecodable", 200),
-    "CRLF in a field": (sent_and_closed(b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\n{}"), "upstream", None),
+    "CRLF in a field": (
+        sent_and_closed(b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\n{}"),
+        "upstream",
+        None,
+    ),
 }
 
 
@@ -90,7 +96,9 @@ def test_trouble_upstream_is_told_once_and_the_stream_goes_on(gate: GateProcess,
                     assert told["status"] == status
                 assert str(gate.upstream_port) not in fault["data"]
             assert len(upstream.requests) >= 5
-            said = [line for line in gate.log()[logged:].splitlines() if line.startswith("WARNING ssegate.sources.poll")]
+            said = [
+                line for line in gate.log()[logged:].splitlines() if line.startswith("WARNING ssegate.sources.poll")
+            ]
             assert len(said) == 1, said
             assert gate.memory() - memory < 64 * 2**20
 
@@ -136,7 +144,10 @@ def test_other_shapes_of_answers_are_no_trouble(gate: GateProcess, name: str) ->
 def test_a_304_nobody_asked_for_changes_nothing(gate: GateProcess) -> None:
     async def test() -> None:
         unchanged = b"HTTP/1.1 304 Not Modified\r\n\r\n"
-        async with gate.leaves_nothing(), ScriptedUpstream(script(state(1), unchanged, unchanged, state(2)), port=gate.upstream_port):
+        async with (
+            gate.leaves_nothing(),
+            ScriptedUpstream(script(state(1), unchanged, unchanged, state(2)), port=gate.upstream_port),
+        ):
             async with await Client.connect(gate.port) as client:
                 await client.send(open_stream(f"/orders/u{next(ids)}/events"))
                 await client.read_until(b"\r\n\r\n")
@@ -184,7 +195,10 @@ def test_a_cold_topic_whose_upstream_fails_opens_with_a_fault(gate: GateProcess)
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_a_first_answer_that_refuses_is_passed_on(gate: GateProcess, status: int) -> None:
     async def test() -> None:
-        async with gate.leaves_nothing(), ScriptedUpstream(answer(b"secret detail", status=status), port=gate.upstream_port):
+        async with (
+            gate.leaves_nothing(),
+            ScriptedUpstream(answer(b"secret detail", status=status), port=gate.upstream_port),
+        ):
             response = await ask(gate.port, get(f"/orders/u{next(ids)}/events"))
             assert (response.status, response.get("content-type")) == (status, "application/problem+json")
             assert b"secret detail" not in response.body
@@ -208,7 +222,9 @@ def test_viewers_who_leave_while_the_first_answer_is_awaited_leave_nothing(gate:
 def test_viewers_with_different_credentials_never_share_an_answer(gate: GateProcess) -> None:
     async def test() -> None:
         async def handler(call: Call) -> None:
-            await call.send(answer(json.dumps({"for": call.asked.get("authorization"), "c": call.asked.get("cookie")}).encode()))
+            await call.send(
+                answer(json.dumps({"for": call.asked.get("authorization"), "c": call.asked.get("cookie")}).encode())
+            )
 
         viewers = [("Authorization: a",), ("Authorization: b",), ("Cookie: a",), ("Authorization: a", "Cookie: a"), ()]
         async with gate.leaves_nothing(), ScriptedUpstream(handler, port=gate.upstream_port):

@@ -15,7 +15,9 @@ LIMIT = 64 * 1024
 
 def delivery(body: bytes, *fields: str) -> bytes:
     lines = ("POST /hooks/tickets HTTP/1.1", "Host: gate.test", "Connection: close", *fields)
-    kind = () if any(field.lower().startswith("content-type") for field in fields) else ("Content-Type: application/json",)
+    kind = (
+        () if any(field.lower().startswith("content-type") for field in fields) else ("Content-Type: application/json",)
+    )
     return "\r\n".join((*lines, *kind, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
@@ -99,7 +101,9 @@ def test_a_delivery_that_is_too_large_is_413_as_soon_as_that_is_known(gate: Gate
 def test_a_delivery_over_http2_that_is_too_large_is_413(gate: GateProcess) -> None:
     async def test() -> None:
         async with gate.leaves_nothing(), await Http2Client.begin(gate.port) as client:
-            announced = await client.request(b"/hooks/tickets", (b"content-length", b"70000"), method=b"POST", end=False)
+            announced = await client.request(
+                b"/hooks/tickets", (b"content-length", b"70000"), method=b"POST", end=False
+            )
             assert await client.outcome(announced) == 413
 
     run(test())
