@@ -13,7 +13,7 @@ version: 1
 server: {listen: "127.0.0.1:0", keep_alive: 20s, trusted_proxies: [127.0.0.2/32]}
 admin: {listen: "127.0.0.1:0"}
 upstreams:
-  api: {url: "{upstream}", timeout: {connect: 500ms, read: 800ms}, backoff: {min: 100ms, max: 200ms}}
+  api: {url: "{upstream}", timeout: {connect: 500ms, read: 600ms}, backoff: {min: 100ms, max: 200ms}}
 limits: {stall: 1s, webhook_body: 64KiB, event_size: 4MiB, topics: 400}
 defaults: {history: {events: 50, age: 1m}}
 routes:

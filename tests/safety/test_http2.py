@@ -237,7 +237,7 @@ def test_a_reset_ends_its_upstream_request_while_its_body_is_not_read(gate: Gate
                 await upstream.until(lambda it: len(it.requests) == 1)
                 client.h2.reset_stream(stream)
                 await client.flush()
-                await until(lambda: upstream.open == 0, "the upstream request ends", 0.6)
+                await until(lambda: upstream.open == 0, "the upstream request ends", 0.4)
 
     run(test())
 
@@ -337,7 +337,7 @@ def test_an_upload_nobody_reads_does_not_stop_its_neighbours(gate: GateProcess) 
     async def test() -> None:
         async def handler(call: Call) -> None:
             if call.asked.target == "/unread":
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.3)
                 await call.read_body()
             await call.send(answer(b"fine"))
 
