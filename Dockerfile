@@ -1,13 +1,13 @@
 # docker build -t ssegate . && docker run -p 8080:8080 -v "$PWD/ssegate.yaml:/etc/ssegate/ssegate.yaml:ro" ssegate
 
-FROM python:3.13-slim AS build
+FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/ssegate
 COPY pyproject.toml README.md ./
 COPY ssegate ./ssegate
 RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check .
 
-FROM python:3.13-slim
+FROM python:3.11-slim
 # A number, so that Kubernetes can tell that it is not root.
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ssegate
 COPY --from=build /opt/ssegate /opt/ssegate

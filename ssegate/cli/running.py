@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -23,6 +24,8 @@ if sys.platform == "win32":
     HANGUP = None
     new_event_loop = asyncio.new_event_loop
 else:
+    import resource
+
     import uvloop
 
     HANGUP = signal.SIGHUP
@@ -35,6 +38,7 @@ def run_service(service: Service, *, banner: Callable[[], None], load: LoadConfi
     SIGTERM and SIGINT drain (0), a second one leaves at once (143 or 130); SIGHUP reloads by `load`, if there is one.
     `banner` is called when it is up. An address that cannot be listened on is told on standard error (1).
     """
+    _raise_file_limit(service.gate.config.limits.clients)
     runner = asyncio.Runner(loop_factory=new_event_loop)
     try:
         code = runner.run(_live(service, banner, load))
@@ -46,6 +50,18 @@ def run_service(service: Service, *, banner: Callable[[], None], load: LoadConfi
     else:
         runner.close()
     return code
+
+
+def _raise_file_limit(clients: int) -> None:
+    """Take as many open files as the system allows, since each client is one, and say so where that is too few."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # some systems name a hard limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < clients:
+        log.warning("limits.clients is %d, but this process may open %d files; raise `ulimit -n`", clients, hard)
 
 
 def _leave(runner: asyncio.Runner) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pty
 import re
+import resource
 import signal
 from pathlib import Path
 
@@ -219,3 +220,31 @@ def test_no_color_is_obeyed(tmp_path: Path) -> None:
     shown = asyncio.run(on_a_terminal(tmp_path, NO_COLOR="1"))
     assert "ssegate 0.1.0 · config" in shown
     assert "\x1b" not in shown
+
+
+def test_it_takes_as_many_files_as_the_system_allows_and_tells_where_that_is_too_few(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path, config("http://127.0.0.1:1"))
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        try:
+            async with running(cwd=tmp_path) as gate:
+                limits = Path(f"/proc/{gate.process.pid}/limits").read_text()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+        assert line.split()[3] == line.split()[4] == str(before[1])
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_of_files_below_the_clients_is_a_warning(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if hard == resource.RLIM_INFINITY:
+            pytest.skip("this system sets no limit")
+        write(tmp_path, config("http://127.0.0.1:1") + f"limits: {{clients: {hard + 1}}}\n")
+        async with running(cwd=tmp_path) as gate:
+            assert f"this process may open {hard} files; raise `ulimit -n`" in await gate.logged("limits.clients")
+
+    asyncio.run(scenario())
