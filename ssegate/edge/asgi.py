@@ -102,17 +102,18 @@ class AsgiEdge:
     async def _render_stream(self, scope: MutableMapping[str, Any], stream: Stream, body: _Body, send: Send) -> None:
         """Write the stream to its end, or until the client is gone or takes nothing."""
         pump = _Pump(stream, send, self.stall, self._counts, self.latency)
+        watched = _Watched(pump)
         self._counts["streams"] += 1
         self._counts["streams_opened"] += 1
         try:
             body.release()
             async with _while_connected(body) as deadline:
                 pump.give_up = lambda: deadline.reschedule(0)
-                self._wheel.add(pump, pump.next_look)
+                self._wheel.add(watched, pump.next_look)
                 await self._send_head(200, stream.headers, send)
                 await pump.run()
         finally:
-            pump.is_done = True
+            watched.pump = None
             self._counts["streams"] -= 1
             stream.close()
 
@@ -211,17 +212,29 @@ class _Body:
             pass
 
 
+class _Watched:
+    """What stands on the wheel for a stream. The wheel keeps it until its moment comes, and with it nothing of a stream
+    that is over: 15 seconds' worth of clients that come and go would be 18 kB each."""
+
+    __slots__ = ("pump",)
+
+    def __init__(self, pump: _Pump) -> None:
+        self.pump: _Pump | None = pump
+
+    def look(self, now: float) -> float | None:
+        """See `wheel.Timed`."""
+        return None if self.pump is None else self.pump.look(now)
+
+
 class _Pump:
     """Writes one stream: opening, events, heartbeats."""
 
     __slots__ = (
         "_counts", "_deadline", "_event", "_is_beat_due", "_is_sending", "_last", "_latency", "_send", "_stall", "_stream", "give_up",
-        "is_done",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, send: Send, stall: float, counts: dict[str, int], latency: Latency) -> None:
         now = asyncio.get_running_loop().time()
-        self.is_done = False
         self.give_up: Callable[[], None] = lambda: None
         """Called when the client takes nothing."""
         self._stream = stream
@@ -285,8 +298,6 @@ class _Pump:
 
     def look(self, now: float) -> float | None:
         """See `wheel.Timed`."""
-        if self.is_done:
-            return None
         heartbeat = self._stream.heartbeat
         if self._is_sending:
             if now - self._last >= self._stall:

@@ -159,7 +159,7 @@ def test_topics_without_number_are_turned_away_with_a_stream_that_ends(gate: Gat
                             memory = gate.memory()
                         kept = max(kept, int(await gate.metric("ssegate_topics")))
                 assert kept <= 400
-                assert gate.memory() - memory < 24 * 2**20  # collections of garbage come and go
+                assert gate.memory() - memory < 4 * 2**20, "a stream that is over leaves next to nothing behind"
                 # While all topics are read there is no room, and whoever comes is sent away kindly.
                 for n in range(200):
                     await holder.request(b"/tickets/h%d/events" % n)
