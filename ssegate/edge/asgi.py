@@ -29,7 +29,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-PIECE = 32 * 1024
+PIECE = 16 * 1024
 """Bytes handed to the server at once: what a client that does not read can hold of one event, beside the socket's."""
 
 BODY_SILENCE = 30.0

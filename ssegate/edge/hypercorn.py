@@ -74,7 +74,7 @@ MAX_RECEIVED = 32 * 1024
 MAX_UNREAD = 64 * 1024
 """Bytes of an HTTP/1.1 request's body that wait for whoever reads it; then the socket is not read."""
 
-MAX_UNSENT = 32 * 1024
+MAX_UNSENT = 16 * 1024
 """Bytes that wait for a connection beside the system's buffers before whoever writes has to wait."""
 
 _HEAD_END = re.compile(rb"\r\n\r\n|\n\n|\n\r\n")
