@@ -219,6 +219,25 @@ async def test_the_gate_s_own_credentials_go_with_polls_and_not_with_viewers_req
             assert api.requests[-1].get("authorization") is None
 
 
+@pytest.mark.parametrize("gates", ["auth: {bearer: sesame}", "headers: {Authorization: Bearer sesame}"])
+@story
+async def test_who_forwards_no_credentials_is_never_shown_what_the_gate_may_see(edge: Edge, gates: str) -> None:
+    """The upstream has the gate's credentials, the route lets the viewers' decide, and a viewer has none."""
+
+    def me(asked: Asked) -> bytes:
+        is_known = asked.get("authorization") is not None
+        return answer(b'{"secret": 1}') if is_known else answer(b"", status=401)
+
+    async with LegacyApi() as api:
+        route = "- {path: /me/events, poll: {get: /me, every: 50ms, forward: [authorization]}}"
+        async with running_gate(edge, before(api, route, upstream=gates)) as gate:
+            api.serve("/me", me)
+            assert (await gate.ask("GET", "/me/events")).status == 401
+            async with gate.watch("/me/events", ("Authorization", "Bearer mine")) as viewer:
+                await viewer.event()
+            assert {asked.get("authorization") for asked in api.requests} == {None, "Bearer mine"}
+
+
 @story
 async def test_a_write_through_the_gate_makes_its_own_resource_poll_at_once(edge: Edge) -> None:
     async with LegacyApi() as api:
