@@ -455,7 +455,11 @@ def _is_malformed(event: h2.events.RequestReceived) -> bool:
 
 
 class _IdleTask(AsyncioSingleTask):
-    """Hypercorn's idle timer, which is not begun on a connection that is being ended."""
+    """Hypercorn's idle timer. It is not begun on a connection that is being ended, and nobody waits for its end.
+
+    Hypercorn's waited, with a lock that the timer's own closing wants: in Python 3.11 `wait_for` swallows a cancellation
+    that comes in the moment its event is set, the timer went on to close, and the two waited for each other.
+    """
 
     async def restart(self, task_group: Any, action: Callable[[], Any]) -> None:
         await self.stop()
@@ -464,6 +468,11 @@ class _IdleTask(AsyncioSingleTask):
             self._handle = task_group._task_group.create_task(work)
         except RuntimeError:
             work.close()
+
+    async def stop(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
 
 
 class _Connection(TCPServer):
