@@ -39,6 +39,7 @@ class CuttingProxy:
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._is_closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self._cuts = Cuts(0)
@@ -81,17 +82,24 @@ class CuttingProxy:
     async def _close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._is_closed = True
+        while True:
+            for _ in range(5):
+                await asyncio.sleep(0)  # what is being accepted gets its task, what is being closed its last call
+            if not self._tasks:
+                return
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            with contextlib.suppress(OSError):
-                await self._join(reader, writer)
+            if not self._is_closed:
+                with contextlib.suppress(OSError):
+                    await self._join(reader, writer)
         finally:
             writer.transport.abort()
             self._tasks.discard(task)

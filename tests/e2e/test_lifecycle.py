@@ -78,7 +78,7 @@ async def test_a_stream_ends_at_its_age_and_its_client_goes_on_without_loss(edge
 
 @story
 async def test_streams_opened_together_do_not_end_together(edge: Edge) -> None:
-    route = "- {path: /x/events, max_age: 1s, poll: {get: /x, every: 1s}}"
+    route = "- {path: /x/events, max_age: 2s, poll: {get: /x, every: 1s}}"
     async with LegacyApi() as api, running_gate(edge, before(api, route)) as gate:
         api.put("/x", 1)
 
@@ -89,8 +89,8 @@ async def test_streams_opened_together_do_not_end_together(edge: Edge) -> None:
                 return time.monotonic() - opened
 
         ages = await asyncio.gather(*(age() for _ in range(40)))
-        assert all(0.75 <= each <= 1.7 for each in ages)
-        # Forty even draws from 0.4 s lie within 0.2 s once in 10**11 runs.
+        assert all(1.55 <= each <= 3.4 for each in ages)
+        # Forty even draws from 0.8 s lie within 0.2 s never; a machine that stands still for half a second moves them together.
         assert max(ages) - min(ages) > 0.2
 
 
