@@ -162,6 +162,8 @@ class ScriptedUpstream:
         self.answer_with(handler)
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._is_closed = False
         self._errors: list[Exception] = []
         self._waiting: list[tuple[Callable[[ScriptedUpstream], bool], asyncio.Future[None]]] = []
 
@@ -177,10 +179,14 @@ class ScriptedUpstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
         self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()  # a peer that does not read would keep what was written, and the connection
+        await _turn_over()
         await self._server.wait_closed()
         if self._errors and error is None:
             raise self._errors[0]
@@ -197,8 +203,12 @@ class ScriptedUpstream:
         self._handler = script(handler) if isinstance(handler, bytes) else handler
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_closed:
+            writer.transport.abort()  # it was on its way when the server closed; nobody would ever close it
+            return
         task = asyncio.create_task(self._serve(self.connections, reader, writer))
         self.connections += 1
+        self._writers.add(writer)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: writer.close())  # cancelled before its first step, it closes nothing itself
@@ -233,6 +243,12 @@ class ScriptedUpstream:
         for fact, future in self._waiting:
             if not future.done() and fact(self):
                 future.set_result(None)
+
+
+async def _turn_over() -> None:
+    """Let the loop do what it has already begun."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def heads(asked: Asked) -> list[str]:
