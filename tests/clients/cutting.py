@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from tests.upstream.scripted import stop_accepting, turn_over
+
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -39,7 +41,6 @@ class CuttingProxy:
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._is_closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
         self._cuts = Cuts(0)
@@ -81,25 +82,20 @@ class CuttingProxy:
 
     async def _close(self) -> None:
         assert self._server is not None
-        self._server.close()
-        self._is_closed = True
-        while True:
-            for _ in range(5):
-                await asyncio.sleep(0)  # what is being accepted gets its task, what is being closed its last call
-            if not self._tasks:
-                return
+        await stop_accepting(self._server)
+        while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await turn_over()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            if not self._is_closed:
-                with contextlib.suppress(OSError):
-                    await self._join(reader, writer)
+            with contextlib.suppress(OSError):
+                await self._join(reader, writer)
         finally:
             writer.transport.abort()
             self._tasks.discard(task)

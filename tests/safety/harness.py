@@ -384,17 +384,5 @@ def run(test: Awaitable[None]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(40):
             await test
-        await _tidy_up()
 
     asyncio.run(bounded())
-
-
-async def _tidy_up() -> None:
-    """End what was accepted in the very moment the scripted upstream was closed."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)

@@ -163,7 +163,6 @@ class ScriptedUpstream:
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._is_closed = False
         self._errors: list[Exception] = []
         self._waiting: list[tuple[Callable[[ScriptedUpstream], bool], asyncio.Future[None]]] = []
 
@@ -179,14 +178,13 @@ class ScriptedUpstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_closed = True
-        self._server.close()
+        await stop_accepting(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()  # a peer that does not read would keep what was written, and the connection
-        await _turn_over()
+        await turn_over()
         await self._server.wait_closed()
         if self._errors and error is None:
             raise self._errors[0]
@@ -203,9 +201,6 @@ class ScriptedUpstream:
         self._handler = script(handler) if isinstance(handler, bytes) else handler
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_closed:
-            writer.transport.abort()  # it was on its way when the server closed; nobody would ever close it
-            return
         task = asyncio.create_task(self._serve(self.connections, reader, writer))
         self.connections += 1
         self._writers.add(writer)
@@ -245,7 +240,19 @@ class ScriptedUpstream:
                 future.set_result(None)
 
 
-async def _turn_over() -> None:
+async def stop_accepting(server: asyncio.Server) -> None:
+    """Close a server, and lose nothing it has accepted.
+
+    asyncio accepts a connection and gives it a transport one turn of the loop later; when the server is closed in
+    between, that fails without a word, and the connection stays open until it is collected.
+    """
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    await turn_over()
+    server.close()
+
+
+async def turn_over() -> None:
     """Let the loop do what it has already begun."""
     for _ in range(5):
         await asyncio.sleep(0)
