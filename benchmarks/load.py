@@ -1,169 +1,280 @@
-"""Many event streams in one loop: opens them, posts events, counts what arrives, and reads what servers cost.
+"""Many event streams in one loop: opens them on any protocol, posts events, and counts what arrives.
 
-An event carries a marker, `~` and the 19 digits of the monotonic clock in nanoseconds when it was posted. A delivery is a
-marker seen on a stream. Everything runs in one thread on raw sockets: what this costs is not the server's.
+An event carries a marker, `~~` and the 19 digits of the monotonic clock in nanoseconds when it was posted. A delivery is a
+marker seen on a connection, counted for each. Everything runs in one thread on raw sockets: what it costs is not the server's.
 """
 
 from __future__ import annotations
 
-import http.client
-import os
-import selectors
+import re
+import select
 import socket
+import ssl
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import islice
 
-TICKS = os.sysconf("SC_CLK_TCK")
-MARKER = b"~"
-SAMPLED = 20
-"""Latency is read on every so many streams."""
+import http2
+from http2 import MARKER
+from servers import Place
+
+STAMPED = re.compile(rb"~~(\d{19})")
+STAMP = 21
+SAMPLED = 8
+"""Latency is read on every so many connections."""
+BEHIND = 8
+"""So many events may be on their way before the next is posted: the server is measured, not a full socket."""
+EVENT = 200
+"""Bytes of a posted body."""
 
 
-@dataclass
-class Place:
-    """Where a server's streams are and where events for them are posted."""
+class Connection:
+    """One connection and how many deliveries it has seen."""
 
-    port: int
-    path: str
-    publish_path: str
+    __slots__ = ("count", "sampled", "socket", "streams", "tail")
+
+    def __init__(self, opened: socket.socket, sampled: bool) -> None:
+        self.socket = opened
+        self.streams = 0
+        self.count = 0
+        self.sampled = sampled
+        self.tail = b""
+
+    def take(self, latencies: list[float]) -> int:
+        """Read what is there; how many deliveries it was. Raises `AssertionError` when the server has closed."""
+        piece = _read(self.socket)
+        # a marker may be cut in two: what is kept is one byte shorter than what is looked for
+        data = self.tail + piece
+        if self.sampled:
+            self.tail = data[1 - STAMP :]
+            now = time.monotonic_ns()
+            stamps = STAMPED.findall(data)
+            latencies += [(now - int(stamp)) / 1e9 for stamp in stamps]
+            found = len(stamps)
+        else:
+            self.tail = data[-1:]
+            found = data.count(MARKER)
+        self.count += found
+        return found
+
+
+def _read(connection: socket.socket) -> bytes:
+    """What is there; nothing when it was only a record of TLS's own."""
+    try:
+        # larger pieces would be mapped and unmapped by the allocator each time
+        piece = connection.recv(1 << 16)
+    except (ssl.SSLWantReadError, BlockingIOError):
+        return b""
+    assert piece, "a stream was closed"
+    return piece
+
+
+class Poster:
+    """Posts events over one kept connection, one at a time."""
+
+    def __init__(self, place: Place) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", place.ports["h1"]))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.waiting = False
+        self._buffer = b""
+        self._head = (
+            f"POST {place.publish_path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {EVENT}\r\n\r\n"
+        ).encode()
+
+    def post(self) -> None:
+        """Send one event; `waiting` until its answer has come."""
+        body = f'{{"id":"bench","m":"{MARKER.decode()}{time.monotonic_ns():019d}'
+        self.socket.sendall(self._head + (body + "x" * (EVENT - len(body) - 2) + '"}').encode())
+        self.waiting = True
+
+    def receive(self) -> None:
+        """Take the answer. Raises `AssertionError` if it is not 2xx."""
+        self._buffer += self.socket.recv(65536)
+        if is_whole(self._buffer):
+            assert self._buffer.startswith(b"HTTP/1.1 2"), self._buffer
+            self._buffer = b""
+            self.waiting = False
+
+
+def is_whole(answer: bytes) -> bool:
+    """Is this a whole HTTP/1.1 answer."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    if length := re.search(rb"(?i)content-length: *(\d+)", head):
+        return len(body) >= int(length[1])
+    return b"chunked" not in head.lower() or body.endswith(b"0\r\n\r\n")
 
 
 class Streams:
-    """Open HTTP/1.1 event streams of one server."""
+    """Open event streams of one server, over one protocol: h1, h2c, tls-h1 or tls-h2."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, protocol: str = "h1") -> None:
         self.place = place
-        self.deliveries = 0
         self.latencies: list[float] = []
-        self._selector = selectors.DefaultSelector()
-        self._sockets: list[socket.socket] = []
-        self._poster = http.client.HTTPConnection("127.0.0.1", place.port)
+        """Of deliveries on the sampled connections, in seconds."""
+        self.last_delivery = 0.0
+        """When the latest delivery was read, on the monotonic clock."""
+        self._protocol = protocol
+        self._is_http2 = protocol.endswith(("h2", "h2c"))
+        self._tls = _tls_client("h2" if self._is_http2 else "http/1.1") if protocol.startswith("tls") else None
+        self._deliveries = 0
+        self._poll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        self._openings: dict[int, http2.Opening] = {}
+        self._poster: Poster | None = None
 
     def __len__(self) -> int:
-        return len(self._sockets)
+        return sum(connection.streams for connection in self._connections.values())
 
-    def open(self, count: int, *, at_once: int = 64, path: str | None = None) -> None:
-        """Open more streams, `at_once` unanswered at a time; each must be answered 200."""
-        request = (
-            f"GET {path or self.place.path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
-        )
-        for start in range(0, count, at_once):
-            batch = [self._connect(request) for _ in range(min(at_once, count - start))]
-            for connection in batch:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    piece = connection.recv(4096)
-                    assert piece, f"closed before it answered: {head!r}"
-                    head += piece
-                assert head.startswith(b"HTTP/1.1 200"), head
-                connection.setblocking(False)
-                self._selector.register(connection, selectors.EVENT_READ, len(self._sockets) % SAMPLED == 0)
-                self._sockets.append(connection)
+    def open(self, connections: int, streams: int = 1, paths: Iterator[str] | None = None) -> None:
+        """Open further connections with so many streams each; every stream must be answered 200."""
+        for _ in range(connections):
+            connection = Connection(self._connect(), len(self._connections) % SAMPLED == 0)
+            self._connections[connection.socket.fileno()] = connection
+            self._ask(connection, streams, paths)
+            connection.socket.setblocking(False)
+            self._poll.register(connection.socket.fileno(), select.EPOLLIN)
 
-    def _connect(self, request: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.place.port))
-        connection.sendall(request)
-        return connection
+    def open_further(self, streams: int) -> None:
+        """Open so many more streams on each connection there is (HTTP/2)."""
+        for connection in self._connections.values():
+            connection.socket.setblocking(True)
+            self._ask(connection, streams, None)
+            connection.socket.setblocking(False)
+
+    def _connect(self) -> socket.socket:
+        plain = socket.create_connection(("127.0.0.1", self.place.ports[self._protocol]), timeout=30)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is None:
+            return plain
+        secured = self._tls.wrap_socket(plain)
+        wanted = "h2" if self._is_http2 else ("http/1.1", None)
+        assert secured.selected_alpn_protocol() in wanted, secured.selected_alpn_protocol()
+        return secured
+
+    def _ask(self, connection: Connection, streams: int, paths: Iterator[str] | None) -> None:
+        asked = list(islice(paths, streams)) if paths else [self.place.path] * streams
+        if self._is_http2:
+            self._ask_http2(connection.socket, asked)
+        else:
+            assert streams == 1, "HTTP/1.1 has one stream on a connection"
+            _ask_http1(connection.socket, asked[0])
+        connection.streams += streams
+
+    def _ask_http2(self, on: socket.socket, paths: list[str]) -> None:
+        opening = self._openings.get(on.fileno())
+        first = b""
+        if opening is None:
+            opening = self._openings[on.fileno()] = http2.Opening("localhost", "https" if self._tls else "http")
+            first = http2.hello()
+        on.sendall(first + b"".join(map(opening.request, paths)))
+        while opening.waiting:
+            piece = on.recv(65536)
+            assert piece, "closed before it answered"
+            if back := opening.receive(piece):
+                on.sendall(back)
 
     def receive(self, seconds: float) -> None:
-        """Take what has come; wait at most so long for the first of it."""
-        for key, _ in self._selector.select(seconds):
-            assert isinstance(key.fileobj, socket.socket)
-            data = key.fileobj.recv(1 << 18)
-            assert data, "a stream was closed"
-            self.deliveries += data.count(MARKER)
-            if key.data and (found := data.rfind(MARKER)) >= 0 and len(data) >= found + 20:
-                self.latencies.append((time.monotonic_ns() - int(data[found + 1 : found + 20])) / 1e9)
+        """Take what has come; wait at most so long for the first of it. Some only, so that the next post is not late."""
+        connections, poster = self._connections, self._poster
+        before = self._deliveries
+        for fd, _ in self._poll.poll(seconds, 128):
+            if connection := connections.get(fd):
+                self._deliveries += connection.take(self.latencies)
+            elif poster is not None:
+                poster.receive()
+        if self._deliveries > before:
+            self.last_delivery = time.monotonic()
 
-    def drain(self) -> None:
-        """Take what is still on its way."""
-        self.receive(0.3)
-        while self._selector.select(0.1):
+    def _make_poster(self) -> Poster:
+        if self._poster is None:
+            self._poster = Poster(self.place)
+            self._poll.register(self._poster.socket.fileno(), select.EPOLLIN)
+        return self._poster
+
+    def prove(self) -> None:
+        """Post one event and look, frame by frame, whether each HTTP/2 stream had it once; later only bytes are counted.
+
+        To be called once, before anything else is received.
+        """
+        poster, end = self._make_poster(), time.monotonic() + 30
+        poster.post()
+        found = 0
+        while (poster.waiting or found < len(self)) and time.monotonic() < end:
+            for fd, _ in self._poll.poll(0.2):
+                if fd in self._openings:
+                    self._openings[fd].receive(_read(self._connections[fd].socket))
+                else:
+                    poster.receive()
+            found = sum(opening.found.total() for opening in self._openings.values())
+        for fd, opening in self._openings.items():
+            once = dict.fromkeys(range(1, 2 * self._connections[fd].streams, 2), 1)
+            assert +opening.found == once, f"one event came to streams {dict(opening.found)}"
+
+    def start(self) -> None:
+        """Take what is still on its way from before, and count from here."""
+        self._make_poster()
+        end = time.monotonic() + 10
+        while self._poll.poll(0.02, 1) and time.monotonic() < end:
             self.receive(0)
-        self.deliveries = 0
         self.latencies.clear()
+        self._deliveries = 0
+        for connection in self._connections.values():
+            connection.count = 0
 
-    def publish(self, size: int) -> None:
-        """Post one event of this many bytes and wait for the answer."""
-        body = f'{{"id":"bench","m":"{MARKER.decode()}{time.monotonic_ns():019d}"}}'
-        body = body[:-2] + "x" * (size - len(body)) + body[-2:]
-        self._poster.request("POST", self.place.publish_path, body, {"Content-Type": "application/json"})
-        answer = self._poster.getresponse()
-        answer.read()
-        assert answer.status < 300, answer.status
+    def run(self, seconds: float, *, interval: float = 0.0, most: int | None = None) -> int:
+        """Post events for so long, back to back or paced, at most so many; return their number once all are delivered.
 
-    def run(self, events: int, size: int, *, interval: float = 0.0, timeout: float = 60.0) -> None:
-        """Publish, back to back or paced, until each stream has had each event. Raises `AssertionError` if one has not."""
-        self.deliveries = 0
-        self.latencies.clear()
+        Raises `AssertionError` unless each stream has had each event exactly once.
+        """
+        assert self._poster is not None, "start() comes first"
+        width, posted = len(self), 0
         due = time.monotonic()
-        for _ in range(events):
-            while (wait := due - time.monotonic()) > 0:
-                self.receive(wait)
-            self.publish(size)
-            self.receive(0)
+        end = due + seconds
+        while (now := time.monotonic()) < end and posted != most:
+            if self._poster.waiting or now < due or posted * width - self._deliveries > BEHIND * width:
+                self.receive(min(max(due - now, 0.0), 0.05) if interval and not self._poster.waiting else 0.05)
+                continue
+            self._poster.post()
+            posted += 1
             due += interval
+        self._collect(posted * width)
+        short = sum(one.count != posted * one.streams for one in self._connections.values())
+        assert short == 0, f"{short} of {len(self._connections)} connections did not have each of {posted} events once"
+        return posted
+
+    def _collect(self, expected: int, timeout: float = 30.0) -> None:
+        assert self._poster is not None
         end = time.monotonic() + timeout
-        while self.deliveries < events * len(self) and time.monotonic() < end:
+        while (self._deliveries < expected or self._poster.waiting) and time.monotonic() < end:
             self.receive(0.2)
-        assert self.deliveries == events * len(self), f"{self.deliveries} deliveries of {events * len(self)}"
+        assert self._deliveries == expected, f"{self._deliveries} deliveries of {expected}"
 
     def close(self) -> None:
-        """Close every stream."""
-        self._selector.close()
-        for connection in self._sockets:
-            connection.close()
-        self._poster.close()
+        """Close every connection."""
+        self._poll.close()
+        for connection in self._connections.values():
+            connection.socket.close()
+        if self._poster is not None:
+            self._poster.socket.close()
 
 
-@dataclass
-class Process:
-    """A server, for what it costs: all its processes together."""
-
-    pids: Sequence[int] = field(default_factory=list)
-
-    def cpu(self) -> float:
-        """Seconds of CPU so far."""
-        return sum(_cpu(pid) for pid in self._family())
-
-    def memory(self) -> int:
-        """Resident bytes."""
-        return sum(_resident(pid) for pid in self._family())
-
-    def _family(self) -> list[int]:
-        family = list(self.pids)
-        for pid in family:
-            children = Path(f"/proc/{pid}/task/{pid}/children")
-            family += map(int, children.read_text().split()) if children.exists() else []
-        return family
+def _tls_client(protocol: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
+    return context
 
 
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """The value below which this part of all lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-
-def pin(cpu: int, pid: int = 0) -> None:
-    """Keep a process on one core, where the system lets us and there is more than one."""
-    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(pid, {cpu})
-
-
-def show(rows: Sequence[Sequence[object]]) -> None:
-    """Print a table."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
-    for row in texts:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _ask_http1(on: socket.socket, path: str) -> None:
+    on.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = on.recv(4096)
+        assert piece, f"closed before it answered: {head!r}"
+        head += piece
+    assert head.startswith(b"HTTP/1.1 200"), head
+    assert b"text/event-stream" in head, head

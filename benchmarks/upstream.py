@@ -1,6 +1,6 @@
 """A scripted upstream that answers 304 to whoever names its ETag, and tells when it was asked for what.
 
-python benchmarks/upstream.py PORT      prints, when it is told to stop, one JSON object: {path: [seconds, …]}
+python benchmarks/upstream.py PORT      prints `ready`; when it is told to stop, one JSON object: {path: [seconds, …]}
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import signal
 import sys
 import time
 from collections import defaultdict
+from typing import cast
+
+import uvloop
 
 ASKED: defaultdict[str, list[float]] = defaultdict(list)
 BODY = b'{"id":1,"status":"open"}'
@@ -28,8 +31,8 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports are not of asyncio's classes
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -43,6 +46,7 @@ class Upstream(asyncio.Protocol):
 async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Upstream, "127.0.0.1", port, backlog=4096)
+    print("ready", flush=True)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()
@@ -51,4 +55,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    uvloop.run(main(int(sys.argv[1])))

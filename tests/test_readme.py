@@ -94,8 +94,9 @@ def written(value: object, path: str = "") -> Iterator[str]:
 def test_every_key_is_shown_in_the_example(key: str) -> None:
     shown = {path.replace("..", ".") for path in written(yaml.safe_load(EXAMPLE))}
     name = key.rpartition(".")[2]
-    # Two exclude what stands beside them or want a file that is not there, so they are comments.
-    is_commented = key in ("upstreams.tls.ca", "upstreams.auth.bearer") and f"# {name}:" in EXAMPLE
+    # These exclude what stands beside them or want a file that is not there, so they are comments.
+    commented = ("upstreams.tls.ca", "upstreams.auth.bearer", "server.tls.cert", "server.tls.key")
+    is_commented = key in commented and f"# {name}:" in EXAMPLE
     assert key in shown or is_commented
 
 
@@ -119,7 +120,7 @@ def test_a_command_in_the_readme_exists(command: str, capsys: pytest.CaptureFixt
             assert arguments[0] == "-m"
             assert (ROOT / (arguments[1].replace(".", "/") + ".py")).is_file()
         case "pip":
-            assert arguments == ["install", "."]
+            assert arguments in (["install", "."], ["install", "ssegate[http3]"])
         case "uvicorn" | "hypercorn":
             assert arguments[0] == "ssegate.asgi:app"
         case "docker":
@@ -141,7 +142,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_every_metric_is_in_the_readme() -> None:
     service = Service(parse_config(blocks("yaml")[0], source="README.md", environ={}))
-    text = Metrics(service.gate.statistics, service._edge).render().decode()
+    text = Metrics(service.gate.statistics, service._public).render().decode()
     names = {name for name in re.findall(r"^# HELP (\S+)", text, re.MULTILINE) if not name.endswith("_created")}
     assert len(names) > 10
     assert {name for name in names if f"`{name}`" not in README} == set()

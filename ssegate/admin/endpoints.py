@@ -17,7 +17,7 @@ class AdminEndpoints:
         self._is_ready = is_ready
         self._metrics = metrics
 
-    async def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Answer:
         """See `edge.exchange.Answering`."""
         if request.method not in ("GET", "HEAD"):
             return problem(405, f"{request.method} is not served here", ((b"allow", b"GET, HEAD"),))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
-from ssegate.config import Config, Route
+from ssegate.config import Address, Config, Route
 from ssegate.errors import Problem
 
 
 def advise(config: Config) -> list[Problem]:
     """Everything worth a warning, in the file's order. No error: the gate runs with it."""
-    advice = [*_on_upstreams(config)]
+    advice = [*_on_certificate(config), *_on_upstreams(config)]
     for index, route in enumerate(config.routes):
         advice += _on_route(config, index, route)
     return sorted(advice, key=lambda each: each.line)
@@ -22,6 +23,22 @@ def place_of(advice: Problem) -> str:
     return f"{advice.file}:{advice.line}" if advice.line else advice.file
 
 
+def _on_certificate(config: Config) -> Iterator[Problem]:
+    tls = config.server.tls
+    if tls is None or tls.cert is None:
+        return
+    # A tenth of a second, and most configurations have no certificate.
+    from cryptography import x509
+
+    try:
+        until = x509.load_pem_x509_certificate(tls.cert.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return  # OpenSSL has read it a moment ago, so it is being replaced, or in a form that this does not know
+    if until <= datetime.now(UTC):
+        message = f"the certificate ended on {until:%Y-%m-%d}; browsers refuse it. Put a new one in its place"
+        yield Problem(config.source, 0, 0, "expired", "server.tls.cert", message)
+
+
 def _on_upstreams(config: Config) -> Iterator[Problem]:
     for name, upstream in config.upstreams.items():
         if upstream.url.startswith("https:") and not upstream.tls.verify:
@@ -30,16 +47,23 @@ def _on_upstreams(config: Config) -> Iterator[Problem]:
 
 
 def _on_route(config: Config, index: int, route: Route) -> Iterator[Problem]:
-    if route.webhook is not None and route.webhook.verify.scheme == "none" and not _is_loopback(config):
+    if route.webhook is not None and route.webhook.verify.scheme == "none" and _public(config):
         message = (
-            f"anybody who reaches {config.server.listen} can make up events; verify by a token or an hmac, "
-            "or listen on 127.0.0.1"
+            f"anybody who reaches {', '.join(map(str, _public(config)))} can make up events; "
+            "verify by a token or an hmac, or listen on 127.0.0.1"
         )
         yield Problem(config.source, route.line, 1, "open-webhook", f"routes[{index}].webhook.verify", message)
 
 
-def _is_loopback(config: Config) -> bool:
-    host = config.server.listen.host
+def _public(config: Config) -> list[Address]:
+    """Where others than this machine itself reach the gate."""
+    server = config.server
+    return [
+        each for each in (server.listen, *([server.tls.listen] if server.tls else ())) if not _is_loopback(each.host)
+    ]
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

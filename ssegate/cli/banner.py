@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from ssegate import __version__
@@ -15,51 +16,73 @@ from ssegate.config import Address, Config, Route
 from ssegate.service import Service
 
 PROTOCOLS = ("HTTP/1.1", "h2c")
+TLS_PROTOCOLS = ("h2", "HTTP/1.1")
 
 _KINDS = ("poll", "webhook", "proxy")
 _ANYWHERE = frozenset({"0.0.0.0", "::", "127.0.0.1", "::1"})  # noqa: S104  (looked for, not listened on)
 _SAMPLES = ("1", "a", "abc", "open", "2024-01-01", "00000000-0000-4000-8000-000000000000")
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a gate has come to listen: the ports are those the system chose, where it was to choose."""
+
+    public: Address
+    tls: Address | None = None
+    admin: Address | None = None
+
+
 def show_banner(service: Service) -> None:
     """Print it for a service that has started."""
     config = service.gate.config
-    public = Address(config.server.listen.host, service.port)
-    admin = None
-    if config.admin is not None and service.admin_port is not None:
-        admin = Address(config.admin.listen.host, service.admin_port)
-    text = banner_text(config, public, admin) if sys.stdout.isatty() else banner_json(config, public, admin)
-    print(text, flush=True)
+    addresses = addresses_of(service)
+    print(banner_text(config, addresses) if sys.stdout.isatty() else banner_json(config, addresses), flush=True)
 
 
-def banner_text(config: Config, public: Address, admin: Address | None) -> str:
+def addresses_of(service: Service) -> Addresses:
+    """Where the listeners are that have started; the public one has port 0 before."""
+    server, admin = service.gate.config.server, service.gate.config.admin
+    return Addresses(
+        Address(server.listen.host, service.port),
+        Address(server.tls.listen.host, service.tls_port) if server.tls and service.tls_port is not None else None,
+        Address(admin.listen.host, service.admin_port) if admin and service.admin_port is not None else None,
+    )
+
+
+def banner_text(config: Config, addresses: Addresses) -> str:
     """The lines for people."""
     head = f"{paint(f'ssegate {__version__}', 'bold', sys.stdout)} · config {printable(place_of(config))}"
-    return "\n".join((head, *(f"  {label:<11} {printable(value)}" for label, value in _lines(config, public, admin))))
+    return "\n".join((head, *(f"  {label:<11} {printable(value)}" for label, value in _lines(config, addresses))))
 
 
-def _lines(config: Config, public: Address, admin: Address | None) -> Iterable[tuple[str, str]]:
-    yield "listening", f"http://{public} ({', '.join(PROTOCOLS)})"
-    if admin is not None:
-        yield "admin", f"http://{admin}"
+def _lines(config: Config, addresses: Addresses) -> Iterable[tuple[str, str]]:
+    yield "listening", "   ".join(f"{url} ({', '.join(protocols)})" for url, protocols in _listening(config, addresses))
+    if addresses.admin is not None:
+        yield "admin", f"http://{addresses.admin}"
     for name, upstream in config.upstreams.items():
         yield "upstream", f"{name} {upstream.url}"
     yield "routes", ", ".join(f"{count} {kind}" for kind, count in _counts(config).items()) or "none"
-    command = try_command(config, public)
+    command = try_command(config, addresses.public)
     if command:
         yield "try", command
 
 
-def banner_json(config: Config, public: Address, admin: Address | None) -> str:
+def _listening(config: Config, addresses: Addresses) -> Iterable[tuple[str, tuple[str, ...]]]:
+    yield f"http://{addresses.public}", PROTOCOLS
+    if addresses.tls is not None:
+        yield f"https://{addresses.tls}", (*TLS_PROTOCOLS, *(("h3",) if config.server.http3 else ()))
+
+
+def banner_json(config: Config, addresses: Addresses) -> str:
     """The same facts in one line for programs."""
     facts = {
         "ssegate": __version__,
         "config": place_of(config),
-        "listening": [{"url": f"http://{public}", "protocols": PROTOCOLS}],
-        "admin": f"http://{admin}" if admin is not None else None,
+        "listening": [{"url": url, "protocols": protocols} for url, protocols in _listening(config, addresses)],
+        "admin": f"http://{addresses.admin}" if addresses.admin is not None else None,
         "upstreams": {name: upstream.url for name, upstream in config.upstreams.items()},
         "routes": _counts(config),
-        "try": try_command(config, public) or None,
+        "try": try_command(config, addresses.public) or None,
     }
     return json.dumps({name: value for name, value in facts.items() if value is not None})
 

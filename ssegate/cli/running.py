@@ -123,17 +123,21 @@ async def _start(service: Service) -> bool:
 
 
 def _told(service: Service, error: OSError) -> str:
-    config = service.gate.config
     fact = (error.strerror or str(error)).rpartition(": ")[2]
-    if service.port or config.admin is None:
-        # The public listener comes first; it has its port, so it is the other one.
-        key, address = (
-            ("admin.listen", config.admin.listen) if config.admin else ("server.listen", config.server.listen)
-        )
-    else:
-        key, address = "server.listen", config.server.listen
+    key, url = _not_listening(service)
     mend = "; --listen HOST:PORT takes another" if key == "server.listen" else f"; give {key} another"
-    return f"cannot listen on http://{address} ({key}): {fact}{mend}"
+    return f"cannot listen on {url} ({key}): {fact}{mend}"
+
+
+def _not_listening(service: Service) -> tuple[str, str]:
+    """Which listener failed: they start in this order, and those before it have their ports."""
+    config = service.gate.config
+    if not service.port:
+        return "server.listen", f"http://{config.server.listen}"
+    if config.server.tls is not None and service.tls_port is None:
+        return "server.tls.listen", f"https://{config.server.tls.listen}"
+    assert config.admin is not None
+    return "admin.listen", f"http://{config.admin.listen}"
 
 
 async def _reload(service: Service, load: LoadConfig | None) -> None:

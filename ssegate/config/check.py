@@ -7,6 +7,7 @@ from collections.abc import Mapping as Environ
 
 from ssegate.config.document import Mapping, Path
 from ssegate.config.explain import did_you_mean, nearest
+from ssegate.config.listening import check_listening, resolve_server
 from ssegate.config.model import Config, Route
 from ssegate.config.tree import Part, Tree
 from ssegate.core.routing import Entry, PathPattern, conflicts
@@ -26,7 +27,7 @@ _MEANINGLESS_ON_PROXY = ("query", "negotiate", "emit", "heartbeat", "retry", "ma
 
 def check_config(config: Config, tree: Tree, environ: Environ[str, str]) -> None:
     """Note in the tree whatever does not fit together. Keys that are broken in themselves cause no further complaints."""
-    _check_listeners(config, tree)
+    check_listening(config, tree)
     _check_cors(config, tree)
     placed = [(tree.origin(("routes", index)), route) for index, route in enumerate(config.routes)]
     for path, route in placed:
@@ -36,9 +37,10 @@ def check_config(config: Config, tree: Tree, environ: Environ[str, str]) -> None
 
 
 def resolve_config(config: Config, tree: Tree, source: str) -> Config:
-    """Put the defaults into each route, and the only upstream where none is named."""
+    """Put the defaults into each route, the only upstream where none is named, and the folder before files' names."""
     routes = tuple(_resolved(route, config, tree, index) for index, route in enumerate(config.routes))
-    resolved = config.model_copy(update={"routes": routes})
+    server = resolve_server(config.server, tree.folder)
+    resolved = config.model_copy(update={"routes": routes, "server": server})
     resolved._source = source
     return resolved
 
@@ -59,15 +61,6 @@ def _resolved(route: Route, config: Config, tree: Tree, index: int) -> Route:
     resolved = route.model_copy(update=update)
     resolved._line = tree.span(("routes", index, "path"), "key").line
     return resolved
-
-
-def _check_listeners(config: Config, tree: Tree) -> None:
-    admin = config.admin
-    if admin is None or tree.is_broken(("server", "listen")) or tree.is_broken(("admin", "listen")):
-        return
-    if admin.listen.port and admin.listen == config.server.listen:
-        message = "the public listener has this address; give the admin listener its own"
-        tree.add(("admin", "listen"), "value", message)
 
 
 def _check_cors(config: Config, tree: Tree) -> None:

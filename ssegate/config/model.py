@@ -60,6 +60,11 @@ AnyText = Annotated[str, PlainValidator(values.read_any_text), WithJsonSchema({"
 Line = Annotated[str, PlainValidator(values.read_line), WithJsonSchema(_TEXT)]
 Boolean = Annotated[bool, PlainValidator(values.read_boolean), WithJsonSchema({"type": "boolean"})]
 Count = Annotated[int, PlainValidator(values.read_count), WithJsonSchema({"type": "integer", "minimum": 1})]
+StreamCount = Annotated[
+    int,
+    PlainValidator(values.read_stream_count),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": values.MAX_STREAMS}),
+]
 Rate = Annotated[float, PlainValidator(values.read_rate), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Duration = Annotated[float, PlainValidator(values.read_duration), WithJsonSchema(_DURATION)]
 DurationOrZero = Annotated[float, PlainValidator(values.read_duration_or_zero), WithJsonSchema(_DURATION)]
@@ -146,11 +151,38 @@ class Drain(Model):
     """Streams are ended spread over this time."""
 
 
+class ServerTls(Model):
+    """A second public listener, with TLS: HTTP/2 and HTTP/1.1, by ALPN."""
+
+    listen: Listen = Address("0.0.0.0", 8443)  # noqa: S104  (a gateway in a container is there to be reached)
+    """Its address, `host:port`."""
+    cert: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(_TEXT)] = None
+    """A PEM file with the certificate and those between it and its authority; read again when it changes."""
+    key: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(_TEXT)] = None
+    """A PEM file with the certificate's private key, without a passphrase; read again when it changes."""
+    self_signed: Boolean = False
+    """Whether a certificate for this machine is made at each start, in place of `cert` and `key`; for development."""
+
+
+def _read_tls(value: object, read: ValidatorFunctionWrapHandler) -> ServerTls | None:
+    # `tls:` whose keys are all comments must not mean a gate without TLS.
+    if value is None:
+        raise wrong_type(value, "a mapping")
+    tls: ServerTls | None = read(value)
+    return tls
+
+
 class Server(Model):
     """Where and how the gate listens."""
 
     listen: Listen = Address("0.0.0.0", 8080)  # noqa: S104  (a gateway in a container is there to be reached)
     """The public address, `host:port`. HTTP/1.1 and HTTP/2 with prior knowledge."""
+    tls: Annotated[ServerTls | None, WrapValidator(_read_tls)] = None
+    """A second public listener, with TLS. Without it there is none."""
+    edge: Annotated[Literal["native", "hypercorn"], BeforeValidator(values.choice("native", "hypercorn"))] = "native"
+    """What serves: the gate's own `native` edge, or `hypercorn` (ASGI), which is slower and knows HTTP/3."""
+    http3: Boolean = False
+    """Whether the TLS listener serves HTTP/3 as well, over UDP; with `edge: hypercorn` and `ssegate[http3]` only."""
     trusted_proxies: tuple[Cidr, ...] = ()
     """Networks whose `X-Forwarded-*` is believed; from others it is replaced."""
     keep_alive: Duration = 75.0
@@ -403,6 +435,8 @@ class Limits(Model):
     """Streams at once; more are told to come back later."""
     clients_per_ip: Count | None = None
     """Streams at once from one address. Without it there is no such limit."""
+    streams_per_connection: StreamCount = 250
+    """Requests and event streams at once on one HTTP/2 connection; more are refused."""
     topics: Count = 10_000
     """Topics at once."""
     event_size: Size = 1024 * 1024

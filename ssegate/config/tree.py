@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as Environ
+from pathlib import Path as FilePath
 from typing import Literal
 
 from ssegate.config import document
@@ -32,6 +33,11 @@ class Tree:
         self._known: set[tuple[int, int, str, str]] = set()
         self._expanded: dict[int, Expanded | ExpansionError] = {}
         self._origins: dict[Path, Path] = {}
+
+    @property
+    def folder(self) -> FilePath:
+        """Where the configuration stands; files it names are relative to it."""
+        return FilePath(self._source).parent
 
     def data(self) -> dict[str, object]:
         """What is left, as plain values; lists are tuples."""

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jmespath
@@ -49,6 +50,9 @@ HOP_BY_HOP = frozenset({
     "transfer-encoding", "upgrade", "http2-settings",
 })  # fmt: skip
 """Header fields that belong to one connection and are never passed on."""
+
+MAX_STREAMS = 10_000
+"""The most that may be allowed on one HTTP/2 connection."""
 
 _QUOTED_LENGTH = 60
 
@@ -209,6 +213,19 @@ def read_count(value: object) -> int:
     if not 1 <= number <= 10**12:
         raise ValueFault("value", f"{said(value)} is out of range; write 1 or more")
     return number
+
+
+def read_stream_count(value: object) -> int:
+    """How many streams one HTTP/2 connection may have."""
+    count = read_count(value)
+    if count > MAX_STREAMS:
+        raise ValueFault("value", f"{said(value)} is out of range; write 1 to {MAX_STREAMS}")
+    return count
+
+
+def read_file_name(value: object) -> Path:
+    """A file's name; whether there is one shows where it is used."""
+    return Path(read_line(value))
 
 
 def read_rate(value: object) -> float:

@@ -57,7 +57,7 @@ class Topic:
 
     __slots__ = (
         "_is_dirty", "_revocation", "_serial", "fault", "is_over", "is_watched", "journal", "key", "moved_at", "quiet_since", "settings",
-        "subscribers", "tally",
+        "subscribers", "tally", "waiting",
     )  # fmt: skip
 
     def __init__(self, key: str, settings: TopicSettings, now: float, tally: Tally) -> None:
@@ -66,6 +66,9 @@ class Topic:
         self.tally = tally
         self.journal = Journal(settings.form, max_events=settings.max_events, max_age=settings.max_age)
         self.subscribers: set[Subscriber] = set()
+        """All clients that read this."""
+        self.waiting: set[Subscriber] = set()
+        """The reading places that are woken: those of all clients, but for those that have a leader, and the leaders."""
         self.fault: bytes | None = None
         """The encoded `fault` while the upstream is in trouble, else None."""
         self.is_over = False
@@ -115,10 +118,19 @@ class Topic:
         return not was_dirty
 
     def wake(self) -> None:
-        """Tell every reader that there is something to read."""
+        """Tell everyone who waits that there is something to read."""
         self._is_dirty = False
-        for subscriber in tuple(self.subscribers):
+        for subscriber in tuple(self.waiting):
             subscriber.wake()
+
+    def lead(self, wake: Callable[[], None]) -> Subscriber:
+        """A reading place at the head that stands for many: it reads once what all who follow it are sent.
+
+        It is no client and not counted as one. Whoever made it takes it out of `waiting`.
+        """
+        leader = Subscriber(self, self.journal.head, wake)
+        self.waiting.add(leader)
+        return leader
 
 
 class Subscriber:
@@ -185,6 +197,15 @@ class Subscriber:
                 parts.append(topic._revocation)
                 self._is_closed = True
         return b"".join(parts)
+
+    def follow(self, leader: Subscriber) -> None:
+        """Stand where the leader stands, who has read for this client so far; from now on it reads by itself."""
+        self.offset, self._epoch, self._told = leader.offset, leader._epoch, leader._told
+        self._is_closed = self._is_closed or leader._is_closed  # it has read the end of their right to this
+
+    def is_beside(self, other: Subscriber) -> bool:
+        """Whether both have been given the same of their topic, so that one may read for the other."""
+        return (self.offset, self._epoch, self._told) == (other.offset, other._epoch, other._told)
 
     @property
     def is_over(self) -> bool:
@@ -265,6 +286,7 @@ class Hub:
             opening = self._resume(topic, cursor, wake)
         if not opening.is_finished:
             topic.subscribers.add(opening.subscriber)
+            topic.waiting.add(opening.subscriber)
         return opening
 
     def _welcome(self, topic: Topic, wake: Callable[[], None], told: bytes = b"") -> Opening:
@@ -307,6 +329,7 @@ class Hub:
         topic = subscriber.topic
         if subscriber in topic.subscribers:
             topic.subscribers.remove(subscriber)
+            topic.waiting.discard(subscriber)
             topic.quiet_since = now
 
     def expired(self, now: float) -> list[Topic]:

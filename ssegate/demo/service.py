@@ -14,9 +14,8 @@ from ssegate.config.model import Config
 from ssegate.demo.crowd import Crowd
 from ssegate.demo.desk import Desk
 from ssegate.demo.process import ApiProcess, DemoError
-from ssegate.edge.asgi import AsgiEdge
 from ssegate.edge.exchange import Answer
-from ssegate.edge.hypercorn import HypercornServer
+from ssegate.edge.native.server import NativeServer
 from ssegate.service import Service
 
 PAGE = "/_ssegate/demo"
@@ -88,7 +87,7 @@ class DemoService(Service):
         self._crowd = Crowd(LOOPBACK if host == "0.0.0.0" else host, STREAM)  # noqa: S104  (compared, not listened on)
         desk = Desk(self.gate.statistics, self._crowd)
         self._desk_port = desk_port
-        self._desk = HypercornServer(AsgiEdge(desk.answer, dates=True), keep_alive=75.0, max_head=32 * 1024)
+        self._desk = NativeServer(desk.answer)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

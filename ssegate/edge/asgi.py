@@ -17,11 +17,22 @@ from typing import Any
 from ssegate.core.event import HEARTBEAT
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Subscriber
-from ssegate.edge.exchange import Answer, Answering, ClientGoneError, Relay, Request, Stream, problem
+from ssegate.edge.exchange import (
+    Answer,
+    Answering,
+    ClientGoneError,
+    Relay,
+    Reply,
+    Request,
+    Stream,
+    bad_gateway,
+    problem,
+)
 from ssegate.edge.latency import Latency
+from ssegate.edge.passage import Passage
 from ssegate.edge.rules import check_request
-from ssegate.edge.wheel import Wheel
-from ssegate.errors import RejectedError, UpstreamError, UpstreamTimeoutError
+from ssegate.edge.wheel import OFF, Wheel
+from ssegate.errors import RejectedError, UpstreamError
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +92,7 @@ class AsgiEdge:
         except ClientGoneError:
             return
 
-    async def _reply(self, scope: MutableMapping[str, Any], body: _Body) -> Answer | Stream | Relay:
+    async def _reply(self, scope: MutableMapping[str, Any], body: _Body) -> Reply:
         headers = Headers(scope["headers"])
         version = scope["http_version"]
         target = scope.get("raw_path") or scope["path"].encode()
@@ -95,44 +106,46 @@ class AsgiEdge:
         sent = body if _has_body(headers, version) else None
         if sent is None:
             body.release()
-        return await self._answering(
+        reply = self._answering(
             Request(scope["method"], target, headers, version, scope.get("scheme", "http"), peer, sent)
         )
+        return reply if isinstance(reply, Answer | Stream | Relay) else await reply
 
     async def _render_stream(self, scope: MutableMapping[str, Any], stream: Stream, body: _Body, send: Send) -> None:
         """Write the stream to its end, or until the client is gone or takes nothing."""
         pump = _Pump(stream, send, self.stall, self._counts, self.latency)
-        watched = _Watched(pump)
         self._counts["streams"] += 1
         self._counts["streams_opened"] += 1
         try:
             body.release()
             async with _while_connected(body) as deadline:
                 pump.give_up = lambda: deadline.reschedule(0)
-                self._wheel.add(watched, pump.next_look)
+                self._wheel.add(pump, pump.next_look)
                 await self._send_head(200, stream.headers, send)
                 await pump.run()
         finally:
-            watched.pump = None
+            self._wheel.remove(pump)
             self._counts["streams"] -= 1
             stream.close()
 
     async def _render_relay(self, scope: MutableMapping[str, Any], relay: Relay, body: _Body, send: Send) -> None:
         """Pass the upstream's response on. One that is cut is cut here too: the last message is not sent."""
         send = self._in_time(send)
-        async with _while_connected(body):
+        passage = Passage(relay, body, is_announced=_announces_body(Headers(scope["headers"])))
+        async with _while_connected(body), passage:
             try:
-                response = await relay.open()
+                head = await passage.read_head()
             except UpstreamError as error:
-                await self._render_answer(scope, _bad_gateway(error), send)
+                await self._render_answer(scope, bad_gateway(error), send)
                 return
             except RejectedError as error:
                 await self._render_answer(scope, problem(error.status, str(error), close=True), send)
                 return
+            if relay.done is not None:
+                relay.done(head.status)
             try:
-                relay.done(response.status)
-                await self._send_head(response.status, response.headers.raw, send)
-                async for chunk in response:
+                await self._send_head(head.status, head.headers, send)
+                async for chunk in passage:
                     for piece in _pieces(chunk):
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -143,8 +156,6 @@ class AsgiEdge:
                 # The body of the request failed when its answer had begun already: it cannot be told any more.
                 self._counts["cut"] += 1
                 log.info("relay: a response was cut: %s", error)
-            finally:
-                await response.aclose()
 
     async def _send_head(self, status: int, headers: tuple[Pair, ...], send: Send) -> None:
         pairs = [(name.lower(), value) for name, value in headers]
@@ -212,31 +223,19 @@ class _Body:
             pass
 
 
-class _Watched:
-    """What stands on the wheel for a stream. The wheel keeps it until its moment comes, and with it nothing of a stream
-    that is over: 15 seconds' worth of clients that come and go would be 18 kB each."""
-
-    __slots__ = ("pump",)
-
-    def __init__(self, pump: _Pump) -> None:
-        self.pump: _Pump | None = pump
-
-    def look(self, now: float) -> float | None:
-        """See `wheel.Timed`."""
-        return None if self.pump is None else self.pump.look(now)
-
-
 class _Pump:
     """Writes one stream: opening, events, heartbeats."""
 
     __slots__ = (
         "_counts", "_deadline", "_event", "_is_beat_due", "_is_sending", "_last", "_latency", "_send", "_stall", "_stream", "give_up",
+        "slot",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, send: Send, stall: float, counts: dict[str, int], latency: Latency) -> None:
         now = asyncio.get_running_loop().time()
         self.give_up: Callable[[], None] = lambda: None
         """Called when the client takes nothing."""
+        self.slot = OFF
         self._stream = stream
         self._send = send
         self._stall = stall
@@ -351,17 +350,13 @@ async def _while_connected(body: _Body) -> AsyncIterator[asyncio.Timeout]:
 
 
 def _has_body(headers: Headers, http_version: str) -> bool:
-    """RFC 9112, 6.3: a length or a coding says so. In HTTP/2 nothing does before the first piece has come, or the end."""
-    if http_version not in ("1.0", "1.1") or "transfer-encoding" in headers:
-        return True
-    return int(headers.get("content-length") or 0) > 0
+    """In HTTP/2 nothing says so for sure before the first piece has come, or the end."""
+    return http_version not in ("1.0", "1.1") or _announces_body(headers)
 
 
-def _bad_gateway(error: UpstreamError) -> Answer:
-    """What a viewer is told of an upstream that failed: the fact, and nothing of its address."""
-    if isinstance(error, UpstreamTimeoutError):
-        return problem(504, "the upstream did not answer in time")
-    return problem(502, "the upstream could not be reached, or its answer was broken")
+def _announces_body(headers: Headers) -> bool:
+    """RFC 9112, 6.3: a length or a coding says so."""
+    return "transfer-encoding" in headers or int(headers.get("content-length") or 0) > 0
 
 
 async def _refuse_websocket(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

@@ -13,6 +13,9 @@ from typing import Protocol
 
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Subscriber
+from ssegate.errors import UpstreamTimeoutError
+from ssegate.upstream.relay import Relaying as Relaying
+from ssegate.upstream.relay import Viewer as Viewer
 
 
 class Body(Protocol):
@@ -36,7 +39,10 @@ class Request:
     peer: str
     """The address of the other end of the connection, without its port; empty when there is none (a UNIX socket)."""
     body: Body | None
-    """None when there is none. Raises `RejectedError` 408 when the client falls silent, and `ClientGoneError` when it leaves."""
+    """None when there is none. Raises `RejectedError` 408 when the client falls silent, and `ClientGoneError` when it leaves.
+    Of a relayed request the edge reads it and sends it on."""
+    upgrade: bytes | None = None
+    """The protocol the client asks to go over to (`websocket`), where the edge can do that; never `h2c`."""
 
 
 class ClientGoneError(Exception):
@@ -79,35 +85,22 @@ class Stream:
         return state
 
 
-class RelayResponse(Protocol):
-    """The upstream's answer to a relayed request, its head read, its body not yet."""
-
-    status: int
-    headers: Headers
-    """Without hop-by-hop fields; repeated fields kept, raw names and order kept."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """The raw body, not decompressed. Raises `UpstreamError` when it is cut."""
-        ...
-
-    async def aclose(self) -> None:
-        """Give the connection back, or close it when the body was not read to its end. May be called twice."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """Pass the request on. The edge opens it, renders the response, and closes it."""
+    """Pass the request on. The edge begins it, sends the request's body, and renders the answer as it comes."""
 
-    open: Callable[[], Awaitable[RelayResponse]]
-    """Send the request upstream, its body streamed, and return when the head of the answer has come. Cancelling it ends
-    the upstream request. Raises `UpstreamError`."""
-    done: Callable[[int], None] = field(default=lambda status: None)
-    """Called with the status when the head of the answer has come; a write that succeeded makes its topics poll."""
+    begin: Callable[[Viewer, bool], Relaying]
+    """Send the request's head upstream, or as soon as there is a connection. The second argument: whether a body
+    follows, by `send` and `send_end`."""
+    done: Callable[[int], None] | None = None
+    """Called by the edge with the status when the head of the answer has come; a write that succeeded makes its topics poll."""
 
 
-Answering = Callable[[Request], Awaitable[Answer | Stream | Relay]]
-"""What an edge is given: the gate's one method. It raises nothing but `ClientGoneError`, out of the request's body."""
+Reply = Answer | Stream | Relay
+
+Answering = Callable[[Request], Reply | Awaitable[Reply]]
+"""What an edge is given: the gate's one method. Only what has to wait (for a first poll, for a webhook's body) is awaited.
+It raises nothing but `ClientGoneError`, out of the request's body."""
 
 
 def problem(status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, close: bool = False) -> Answer:
@@ -115,6 +108,13 @@ def problem(status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...] =
     title = HTTPStatus(status).phrase if status in _KNOWN_STATUSES else "Error"
     body = json.dumps({"title": title, "status": status, "detail": detail}, ensure_ascii=False).encode()
     return Answer(status, ((b"content-type", b"application/problem+json"), *headers), body, close=close)
+
+
+def bad_gateway(error: Exception) -> Answer:
+    """What a viewer is told of an upstream that failed: the fact, and nothing of its address."""
+    if isinstance(error, UpstreamTimeoutError):
+        return problem(504, "the upstream did not answer in time")
+    return problem(502, "the upstream could not be reached, or its answer was broken")
 
 
 _KNOWN_STATUSES = frozenset(HTTPStatus)

@@ -21,6 +21,7 @@ import contextlib
 import logging
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -47,6 +48,7 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from ssegate.edge.asgi import AsgiEdge, Message
 from ssegate.edge.exchange import Answer, problem
 from ssegate.edge.http2 import ServerConnection
+from ssegate.edge.latency import Latency
 from ssegate.edge.rules import MAX_HEADERS, MAX_TARGET
 
 log = logging.getLogger(__name__)
@@ -590,14 +592,18 @@ vars(hypercorn.protocol.h2).update(StreamBuffer=_BoundedBuffer)
 class HypercornServer:
     """Listens on one address and serves an ASGI application there."""
 
-    def __init__(self, application: AsgiEdge, *, keep_alive: float, max_head: int) -> None:
-        """`keep_alive`: seconds an idle connection is kept; `max_head`: bytes of a request's head."""
+    def __init__(
+        self, application: AsgiEdge, *, keep_alive: float, max_head: int, max_streams: int = MAX_STREAMS
+    ) -> None:
+        """`keep_alive`: seconds an idle connection is kept; `max_head`: bytes of a request's head; `max_streams` of one
+        HTTP/2 connection.
+        """
         config = Config()
         config.keep_alive_timeout = keep_alive
         config.keep_alive_max_requests = 2**62  # beyond it HTTP/2 streams that are alive go silent
         config.h11_max_incomplete_size = max_head
         config.h11_pass_raw_headers = False
-        config.h2_max_concurrent_streams = MAX_STREAMS
+        config.h2_max_concurrent_streams = max_streams
         config.include_server_header = False
         config.include_date_header = False  # a relayed response has its own
         config.errorlog = logging.getLogger("ssegate.edge.hypercorn")
@@ -606,13 +612,20 @@ class HypercornServer:
         self._application = ASGIWrapper(cast(Any, application))
         self._context = WorkerContext(None)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which is chosen by the system when 0 was asked for. Raises `OSError`."""
+    async def start(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> int:
+        """Listen; return the port, which is chosen by the system when 0 was asked for. Raises `OSError`.
+
+        `tls` gives the context once: it is its own business to follow a certificate that changes.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._server = await asyncio.start_server(self._accept, host or None, port, backlog=BACKLOG, family=family)
-        return cast(int, self._server.sockets[0].getsockname()[1])
+        context = None if tls is None else tls()
+        server = await asyncio.start_server(
+            self._accept, host or None, port, backlog=BACKLOG, family=family, ssl=context
+        )
+        self._servers.append(server)
+        return cast(int, server.sockets[0].getsockname()[1])
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: asyncio's would call its cancellation in `aclose` an error, in Python 3.11.
@@ -640,14 +653,23 @@ class HypercornServer:
             log.debug("a connection broke off")
 
     @property
+    def latency(self) -> Latency:
+        """See `admin.metrics.EdgeFigures`."""
+        return self._edge.latency
+
+    def statistics(self) -> dict[str, float]:
+        """See `admin.metrics.EdgeFigures`."""
+        return self._edge.statistics()
+
+    @property
     def connections(self) -> int:
         """How many are open."""
         return len(self._tasks)
 
     def stop_listening(self) -> None:
         """Take no new connections. Those that are open go on."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
     async def aclose(self, grace: float = 3.0) -> None:
         """Close: idle connections at once, busy ones when their response is complete or after `grace` seconds."""

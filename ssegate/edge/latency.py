@@ -20,7 +20,7 @@ class Latency:
         self.total = 0.0
         """The sum of all observations, in seconds."""
 
-    def observe(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
+    def observe(self, seconds: float, count: int = 1) -> None:
+        """Count so many that took this long."""
+        self.counts[bisect_left(BOUNDS, seconds)] += count
+        self.total += seconds * count

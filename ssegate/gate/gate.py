@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping
 
 from ssegate.admin.metrics import GateFigures, UpstreamFigures
 from ssegate.brokers.memory import MemoryBroker
@@ -16,12 +16,11 @@ from ssegate.core.event import encode_retry
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Hub, Subscriber, Topic
 from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query, split_path
-from ssegate.edge.exchange import Answer, Body, Relay, Request, Stream, problem
+from ssegate.edge.exchange import Answer, Body, Relay, Relaying, Reply, Request, Stream, Viewer, problem
 from ssegate.errors import BrokerError, RejectedError
 from ssegate.gate.routes import PollRoute, ProxyRoute, Table, UpstreamSlot, WebhookRoute
 from ssegate.gate.topics import Topics, Watch
 from ssegate.interfaces import Broker
-from ssegate.upstream import RelayedResponse
 from ssegate.upstream.forwarded import client_address
 
 log = logging.getLogger(__name__)
@@ -135,7 +134,7 @@ class Gate:
         for task in self._tasks:
             task.cancel()
         for topic in self.topics:
-            for subscriber in topic.subscribers:
+            for subscriber in tuple(topic.subscribers):
                 subscriber.close()
         await self.topics.aclose()
         for slot in self.table.slots.values():
@@ -143,11 +142,11 @@ class Gate:
 
     # Requests
 
-    async def answer(self, request: Request) -> Answer | Stream | Relay:
+    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
         """See `edge.exchange.Answering`."""
         path, _, query = request.target.partition(b"?")
         if path in self.table.webhooks:
-            return await self._take_delivery(self.table.webhooks[path], request)
+            return self._take_delivery(self.table.webhooks[path], request)
         if path.startswith(OWN_PATHS):
             return self._own.get(path) or problem(404, "there is nothing at this path")
         match = self.table.router.match(request.method, path, request.headers.get("accept"))
@@ -155,7 +154,7 @@ class Gate:
             return self._answer_unmatched(request, path)
         if isinstance(match.target, ProxyRoute):
             return self._relay(match.target, request, path)
-        return await self._answer_event_route(match.target, match.params, request, query)
+        return self._answer_event_route(match.target, match.params, request, query)
 
     def _answer_unmatched(self, request: Request, path: bytes) -> Answer:
         shared = self._cors(request.headers)
@@ -169,9 +168,9 @@ class Gate:
 
     # Event streams
 
-    async def _answer_event_route(
+    def _answer_event_route(
         self, target: PollRoute | WebhookRoute, params: Mapping[str, str], request: Request, query: bytes
-    ) -> Answer | Stream:
+    ) -> Reply | Awaitable[Reply]:
         route, shared = target.route, self._shared_headers(target.route, request.headers)
         if request.method == "OPTIONS":
             return self._preflight(request.headers, shared)
@@ -186,9 +185,10 @@ class Gate:
         viewer = client_address(request.peer, request.headers, self.config.server.trusted_proxies)
         if (reason := self._refusal(viewer)) is not None:
             return self._turn_away(reason, shared)
-        return await self._open_stream(target, params, asked, _cursor(request.headers, fields), viewer, request, shared)
+        cursor = _cursor(request.headers, fields)
+        return self._open_stream(target, params, asked, cursor, viewer, request, shared)
 
-    async def _open_stream(
+    def _open_stream(
         self,
         target: PollRoute | WebhookRoute,
         params: Mapping[str, str],
@@ -197,24 +197,38 @@ class Gate:
         viewer: str,
         request: Request,
         shared: tuple[Pair, ...],
-    ) -> Answer | Stream:
+    ) -> Reply | Awaitable[Reply]:
         if isinstance(target, WebhookRoute):
-            topic: Topic | int | None = self.topics.open(target.key(params), target)
-        else:
-            try:
-                poll = target.target(params, asked, request.headers)
-            except (ValueError, LookupError):
-                return problem(404, "the path or the query does not make a resource", shared)
-            topic = await self.topics.watch(target, poll, params)
-        if isinstance(topic, int):
-            return problem(topic, f"the upstream answered {topic}", shared)
-        if topic is None or (reason := self._refusal(viewer)) is not None:
-            return self._turn_away("topics" if topic is None else reason or "", shared)
-        return self._stream(topic, target.route, cursor, viewer, shared)
+            topic = self.topics.open(target.key(params), target)
+            return self._stream(topic, target.route, cursor, viewer, shared)
+        try:
+            poll = target.target(params, asked, request.headers)
+        except (ValueError, LookupError):
+            return problem(404, "the path or the query does not make a resource", shared)
+        watch = self.topics.watch(target, poll, params)
+        if watch is None:
+            return self._turn_away("topics", shared)
+        if watch.is_cold:
+            return self._open_cold_stream(watch, cursor, viewer, shared)
+        return self._stream(watch.topic, target.route, cursor, viewer, shared)
+
+    async def _open_cold_stream(
+        self, watch: Watch, cursor: str | None, viewer: str, shared: tuple[Pair, ...]
+    ) -> Answer | Stream:
+        """Wait for the first poll; what it says may be the answer."""
+        status = await self.topics.first_answer(watch)
+        if status is not None:
+            return problem(status, f"the upstream answered {status}", shared)
+        topic = self.hub.get(watch.topic.key)  # it may have had to give way meanwhile
+        if (reason := self._refusal(viewer)) is not None:
+            return self._turn_away(reason, shared)
+        return self._stream(topic, watch.route.route, cursor, viewer, shared)
 
     def _stream(
-        self, topic: Topic, route: Route, cursor: str | None, viewer: str, shared: tuple[Pair, ...]
+        self, topic: Topic | None, route: Route, cursor: str | None, viewer: str, shared: tuple[Pair, ...]
     ) -> Answer | Stream:
+        if topic is None:
+            return self._turn_away("topics", shared)
         opening = self.topics.subscribe(topic, cursor)
         if opening.is_finished:
             return Answer(204, shared)
@@ -278,23 +292,25 @@ class Gate:
     # Pass-through
 
     def _relay(self, target: ProxyRoute, request: Request, path: bytes) -> Relay:
-        async def open_() -> RelayedResponse:
-            return await target.slot.upstream.send(
+        def begin(viewer: Viewer, has_body: bool) -> Relaying:
+            return target.slot.upstream.relay(
+                viewer,
                 request.method,
                 request.target,
                 request.headers,
-                request.body,
+                has_body=has_body,
                 http_version=request.http_version,
                 scheme=request.scheme,
                 peer=request.peer,
                 trusted=self.config.server.trusted_proxies,
+                upgrade=request.upgrade,
             )
 
         def done(status: int) -> None:
-            if request.method in _WRITES and 200 <= status < 400:
+            if 200 <= status < 400:
                 self._follow_write(target.slot, path)
 
-        return Relay(open_, done)
+        return Relay(begin, done if request.method in _WRITES else None)
 
     def _follow_write(self, slot: UpstreamSlot, path: bytes) -> None:
         """A write passed through and succeeded: the topics that say `after_write` of it poll at once."""

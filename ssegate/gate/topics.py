@@ -44,6 +44,12 @@ class Watch:
         """Set while it goes on though nobody reads."""
 
     @property
+    def is_cold(self) -> bool:
+        """Whether its first poll has something to say that a viewer is to be told before, or instead of, a stream."""
+        answer = self.source.awaited
+        return answer is not None and not self.topic.is_over and not (answer.done() and answer.result() is None)
+
+    @property
     def is_wanted(self) -> bool:
         """Whether anybody reads, or is about to."""
         return bool(self.topic.subscribers) or self.waiting > 0
@@ -108,11 +114,11 @@ class Topics:
 
     # Viewers
 
-    async def watch(self, route: PollRoute, target: PollTarget, params: Mapping[str, str]) -> Topic | int | None:
-        """The topic, polled from now on and its state known if the upstream was quick enough.
+    def watch(self, route: PollRoute, target: PollTarget, params: Mapping[str, str]) -> Watch | None:
+        """Poll this from now on. None when there is no room for another topic.
 
-        Instead the status of the first answer where the viewer is to be told that, or None when there is no room for
-        another topic. Whoever gets a topic subscribes in the same turn of the loop.
+        Whoever gets it looks whether it `is_cold` and then waits for its `first_answer`, or subscribes to its topic in the
+        same turn of the loop.
         """
         key = route.key(target)
         topic = self.open(key, route)
@@ -121,20 +127,15 @@ class Topics:
         watch = self._watches.get(key)
         if watch is None:
             watch = self._watches[key] = Watch(route, target, params, topic)
-        if topic.is_over:
-            return topic
-        if watch.task is None and not watch.source.is_over:
+        if not topic.is_over and watch.task is None and not watch.source.is_over:
             self._begin(watch)
-        status = await self._first_answer(watch)
-        if status is None:
-            return topic if self.hub.get(key) is topic else None
-        self._forget_refused(watch)
-        return status
+        return watch
 
-    async def _first_answer(self, watch: Watch) -> int | None:
+    async def first_answer(self, watch: Watch) -> int | None:
+        """Wait a while for the first poll: its status where the viewer is to be told that instead of a stream."""
         answer = watch.source.awaited
-        if answer is None or answer.done():
-            return None if answer is None else answer.result()
+        if answer is None:
+            return None
         watch.waiting += 1
         try:
             await asyncio.wait((answer,), timeout=FIRST_ANSWER)
@@ -143,7 +144,10 @@ class Topics:
             self._linger(watch)
         if not answer.done():
             answer.set_result(None)
-        return answer.result()
+        status = answer.result()
+        if status is not None:
+            self._forget_refused(watch)
+        return status
 
     def subscribe(self, topic: Topic, cursor: str | None) -> Opening:
         """Give a viewer its reading place. The edge sets `wake` when it begins to read."""

@@ -1,267 +1,405 @@
 """HTTP/1.1 with an upstream over one connection: a request out, its answer in, both at the same time.
 
-h11 reads and writes the protocol. A client that sends the whole request before it reads cannot hand on an answer that
-comes early, and a client that reuses a connection with bytes left over would give them to the next viewer as an answer;
-so both are done here, and nothing above knows h11.
+Everything happens in the callbacks of the event loop; there is no task, and one timer. A client that sends the whole request
+before it reads cannot hand on an answer that comes early, and one that reuses a connection with bytes left over would give
+them to the next viewer as an answer; so both are done here, and nothing above reads a byte.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import os
+from typing import TYPE_CHECKING, cast
 
-import h11
+from ssegate.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnreachableError
+from ssegate.upstream.answer import AnswerReader, BrokenAnswerError
+from ssegate.upstream.fields import answer_fields, trailer_fields
 
-from ssegate.core.headers import Headers, Pair
-from ssegate.errors import UpstreamError, UpstreamTimeoutError
-from ssegate.upstream.line import Endpoint, Line, open_line
+if TYPE_CHECKING:
+    from ssegate.core.headers import Pair
+    from ssegate.upstream.errand import Errand
 
-MAX_HEAD = 100 * 1024
-"""Bytes of an answer's head, and of a chunk's first line."""
+READ_SIZE = 64 * 1024
+"""The most of an answer that is handed over at once."""
+WRITE_HIGH = 64 * 1024
+"""Bytes of a request that may wait to leave; above it `send` says so."""
+MAX_INFORMATIONAL = 32
+"""Answers before the answer, of one request."""
+_MOST_SALVAGED = 256 * 1024
 
 
 class ClosedUnansweredError(UpstreamError):
     """The upstream closed the connection before the first byte of its answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A request as it goes over the wire."""
+class Space:
+    """Where the bytes of all connections of a pool arrive. One is enough: they are consumed before the next read."""
 
-    label: str
-    """What messages call it: method and URL, without query and userinfo."""
-    method: bytes
-    target: bytes = field(repr=False)
-    headers: Sequence[Pair] = field(repr=False)
-    """Complete: with Host, and with Content-Length or `Transfer-Encoding: chunked` exactly when there is a body."""
-    body: AsyncIterable[bytes] | None = None
-    """It may still be read after the head of the answer has come. What it raises is raised to whoever reads the answer."""
+    __slots__ = ("buffer", "view")
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(READ_SIZE)
+        self.view = memoryview(self.buffer)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The beginning of an answer."""
+class Connection(asyncio.BufferedProtocol):
+    """One connection to an upstream; one errand at a time. It tells the errand's viewer what comes, and the errand how it
+    ended.
 
-    status: int
-    headers: Headers
-
-
-class Connection:
-    """One connection to an upstream; one request at a time. Whoever holds it calls `abort` or puts it back.
-
-    Silence is bounded by the `patience` of a request, in seconds. While the request's own body is waited for, the
-    upstream is not the silent one and nothing is counted.
+    Silence is bounded by `patience` seconds. It does not count while the request's own body is waited for, while the viewer
+    takes nothing, while the answer is of a kind that may be silent, and behind a 101.
     """
 
     __slots__ = (
-        "_failure", "_first_piece", "_http", "_is_ambiguous", "_is_answered", "_is_complete", "_is_waiting_for_body",
-        "_label", "_line", "_sending", "_timer", "_was_early", "body_was_read", "idle_since", "patience", "requests",
+        "_errand", "_has_asked_for_room", "_has_ended", "_informational", "_is_body_sent", "_is_full", "_is_held",
+        "_is_tunnel", "_loop", "_patience", "_reader", "_since", "_space", "_timer", "_transport", "_was_early", "idle_since",
+        "requests",
     )  # fmt: skip
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, space: Space, patience: float) -> None:
         self.requests = 0
         """How many were sent over it."""
         self.idle_since = 0.0
-        self.patience: float | None = None
-        """The longest silence in seconds, None is any; may be changed once the head has come."""
-        self.body_was_read = False
-        """Whether the request's body was begun: then the request cannot be repeated."""
-        self._line = line
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-        self._label = ""
-        self._sending: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
-        self._timer: asyncio.Timeout | None = None
-        self._is_waiting_for_body = False
-        self._is_answered = False
-        self._is_ambiguous = False
+        self._loop = asyncio.get_running_loop()
+        self._space = space
+        self._patience = patience
+        self._reader = AnswerReader()
+        self._transport: asyncio.Transport | None = None
+        self._errand: Errand | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        self._informational = 0
+        self._is_body_sent = True
+        self._is_full = False
+        self._has_asked_for_room = False
+        self._is_held = False
+        self._is_tunnel = False
+        self._has_ended = False
         self._was_early = False
-        self._is_complete = True
-        self._first_piece = b""
 
-    @classmethod
-    async def open(cls, endpoint: Endpoint, timeout: float, label: str) -> Connection:
-        """Connect within `timeout` seconds. Raises `UpstreamUnreachableError`."""
-        return cls(await open_line(endpoint, timeout, label))
-
-    @property
     def is_open(self) -> bool:
-        """Whether an idle connection can be used: it was not closed meanwhile, and nothing came that nobody asked for."""
-        return self._line.is_silent
+        """Whether an idle connection can be used: it was not closed meanwhile, and all that was written has left."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
 
-    def make_reusable(self) -> bool:
-        """Get ready for another request; false when this one was not sent and answered whole, or something is left over."""
-        http = self._http
-        both_done = http.our_state is h11.DONE and http.their_state is h11.DONE
-        surplus, _ = http.trailing_data
-        is_doubtful = self._is_ambiguous or self._was_early
-        if is_doubtful or not (self._is_complete and both_done and not surplus and self._line.is_silent):
+    # What the errand asks for
+
+    def start(self, errand: Errand, data: bytes, *, is_body_sent: bool) -> None:
+        """Send the head of a request, with what there is of its body."""
+        assert self._errand is None, "one errand at a time"
+        self.requests += 1
+        self._errand = errand
+        self._reader.expect(is_to_head=errand.method == "HEAD")
+        self._informational = 0
+        self._was_early = self._has_asked_for_room = False
+        self._is_body_sent = is_body_sent
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self._loop.call_soon(self._lose, errand, None)
+            return
+        transport.write(data)
+        if is_body_sent:
+            self._count()
+
+    def send(self, pieces: list[bytes]) -> bool:
+        """Send of the request's body, framed. False when the errand is to wait: it is told by `make_room`."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return True  # reading tells of it
+        if len(pieces) == 1:
+            transport.write(pieces[0])
+        else:
+            transport.writelines(pieces)
+        if self._is_full:
+            if not self._has_asked_for_room:
+                self._has_asked_for_room = True
+                self._count()
             return False
-        http.start_next_cycle()
         return True
 
+    def send_end(self) -> None:
+        """The request's body is whole: from now on the upstream is the silent one."""
+        self._is_body_sent = True
+        if not self._is_tunnel:
+            self._count()
+            return
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if self._has_ended:
+                transport.close()
+            elif transport.can_write_eof():
+                transport.write_eof()
+        if self._has_ended or transport is None or not transport.can_write_eof():
+            self._count()  # what is left is to be brought to an end, and over TLS the upstream cannot be told
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if not self._is_held and self._transport is not None and not self._transport.is_closing():
+            self._is_held = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        if self._is_held:
+            self._is_held = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+            self._count()
+
     def abort(self) -> None:
-        """Close at once, and stop sending. May be called twice."""
-        if self._sending is not None:
-            self._sending.cancel()
-        self._line.abort()
+        """Close at once, dropping what is buffered; nobody is told. May be called twice."""
+        self._errand = None
+        self._stop_counting()
+        if self._transport is not None:
+            self._transport.abort()
 
-    # Sending
+    def close(self) -> None:
+        """Close at once, and tell the errand."""
+        errand, self._errand = self._errand, None
+        self.abort()
+        if errand is not None and self._has_ended:
+            errand.close_tunnel()
+        elif errand is not None:
+            errand.lose(UpstreamUnreachableError(f"{errand.label}: the gate has closed its connections"))
 
-    async def request(self, outgoing: Outgoing, patience: float) -> Head:
-        """Send, and return when the head of the answer has come, which may be before the body was sent.
+    # asyncio.BufferedProtocol
 
-        Raises `UpstreamTimeoutError`, `ClosedUnansweredError`, `UpstreamError`, and what the body raises. After an
-        exception, a cancellation too, the connection is only good to be aborted.
-        """
-        self.requests += 1
-        self.patience = patience
-        self.body_was_read = self._is_answered = self._is_complete = self._is_ambiguous = self._was_early = False
-        self._label = outgoing.label
-        self._sending, self._failure, self._first_piece = None, None, b""
-        self._send_head(outgoing)
-        if outgoing.body is not None:
-            self._sending = asyncio.create_task(self._send_body(outgoing.body))
-        head = await self._read_head()
-        self._look_ahead()
-        return head
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of it
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH)
 
-    def _send_head(self, outgoing: Outgoing) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._space.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        errand = self._errand
+        if errand is None:
+            self.abort()  # nobody has asked for anything
+            return
+        self._since = self._loop.time()
+        if self._is_tunnel:
+            errand.viewer.receive_data(bytes(self._space.view[:nbytes]))
+            return
         try:
-            data = self._http.send(
-                h11.Request(method=outgoing.method, target=outgoing.target, headers=list(outgoing.headers))
-            )
-            if outgoing.body is None:
-                data += self._http.send(h11.EndOfMessage())
-        except h11.LocalProtocolError:
-            # h11 quotes what it refuses, which may be a secret, so its message goes no further.
-            raise UpstreamError(f"{outgoing.label}: the request has a header or a target HTTP/1.1 cannot say") from None
-        self._line.write(data)
+            self._read(errand, nbytes)
+        except BrokenAnswerError as broken:
+            self._fail(errand, str(broken))
 
-    async def _send_body(self, body: AsyncIterable[bytes]) -> None:
-        """The task beside the reading. It ends the line when it fails, so that the reader wakes and tells."""
-        try:
-            self._wait_for_body(True)
-            self.body_was_read = True
-            async for piece in body:
-                self._wait_for_body(False)
-                self._line.write(self._http.send(h11.Data(data=piece)))
-                await self._line.drain()
-                self._wait_for_body(True)
-            self._line.write(self._http.send(h11.EndOfMessage()))
-        except h11.LocalProtocolError:
-            self._fail(UpstreamError(f"{self._label}: the request's body is not as long as its content-length"))
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._wait_for_body(False)
+    def eof_received(self) -> bool:
+        """Returns whether to keep the other direction open."""
+        errand = self._errand
+        if errand is None:
+            return False
+        if self._is_tunnel:
+            return self._end_tunnel(errand)
+        self._meet_end(errand)
+        return False
 
-    def _fail(self, error: Exception) -> None:
-        self._failure = error
-        self._line.abort()
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._errand is not None and not self._is_tunnel:
+            self._salvage()
+        self._transport = None
+        self._stop_counting()
+        errand = self._errand
+        if errand is not None:
+            self._lose(errand, exc)
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if self._has_asked_for_room:
+            self._has_asked_for_room = False
+            if self._errand is not None:
+                self._errand.make_room()
 
     # Reading
 
-    async def read_body(self) -> bytes:
-        """The next piece of the answer's body, raw; empty at its end.
+    def _read(self, errand: Errand, end: int) -> None:
+        reader, space, position = self._reader, self._space, 0
+        while not reader.has_head:
+            position = reader.read_head(space.buffer, space.view, position, end)
+            if not reader.has_head:
+                return
+            if not self._tell_head(errand, position, end):
+                return
+        if position < end and not reader.is_complete:
+            data = reader.read_body(space.view[position:end])
+            if data:
+                errand.viewer.receive_data(data)
+            if self._errand is not errand:
+                return
+            if reader.fault is not None:
+                raise BrokenAnswerError(reader.fault)
+        elif position < end:
+            reader.has_surplus = True
+        if reader.is_complete:
+            self._finish(errand)
 
-        Raises `UpstreamTimeoutError`, `UpstreamError` when it is cut or not framed as it says, and what the request's
-        body raises.
+    def _tell_head(self, errand: Errand, position: int, end: int) -> bool:
+        """Returns whether to go on reading."""
+        reader = self._reader
+        status = reader.status
+        fields = answer_fields(status, reader.fields, reader.names)
+        if status >= 200:
+            # Who answers before the request was whole often closes without reading the rest of it.
+            self._was_early = not self._is_body_sent
+            errand.viewer.receive_head(status, fields)
+        elif status == 101:
+            self._switch(errand, fields, position, end)
+            return False
+        else:
+            self._informational += 1
+            if self._informational > MAX_INFORMATIONAL:
+                raise BrokenAnswerError("its answer does not come to its head")
+            reader.expect(is_to_head=errand.method == "HEAD")
+            errand.viewer.receive_informational(status, fields)
+        return self._errand is errand
+
+    def _finish(self, errand: Errand) -> None:
+        """The answer is whole. The connection may be given to another errand before this returns."""
+        reader = self._reader
+        trailers: tuple[Pair, ...] = trailer_fields(reader.trailers) if reader.trailers else ()
+        is_clean = (
+            reader.is_persistent
+            and self._is_body_sent
+            and not (reader.has_surplus or self._was_early or self._is_tunnel)
+            and self.is_open()
+        )
+        if self._is_held:
+            self.go_on()
+        self._errand = None
+        errand.finish(trailers, is_clean=is_clean)
+
+    def _fail(self, errand: Errand, fact: str) -> None:
+        self._errand = None
+        errand.lose(UpstreamError(f"{errand.label}: {fact}"))
+
+    def _meet_end(self, errand: Errand) -> None:
+        """The upstream sends no more: the end of an answer that has no other, or a cut."""
+        reader = self._reader
+        if reader.ends_with_connection:
+            reader.is_persistent = False
+            self._finish(errand)
+        elif reader.has_begun or self._informational:
+            self._fail(errand, reader.cut_fact())
+        else:
+            self._errand = None
+            errand.lose(ClosedUnansweredError(f"{errand.label}: closed the connection without an answer"))
+
+    def _lose(self, errand: Errand, error: Exception | None) -> None:
+        """The connection is no more."""
+        if self._errand is not errand:
+            return
+        if self._is_tunnel:
+            self._errand = None
+            if not self._has_ended:
+                errand.end_tunnel(None if error is None else self._broken(errand, error))
+            errand.close_tunnel()
+        elif error is None:
+            self._meet_end(errand)
+        else:
+            self._errand = None
+            errand.lose(self._broken(errand, error))
+
+    def _broken(self, errand: Errand, cause: Exception) -> UpstreamError:
+        if self._reader.has_begun or self._informational:
+            error = UpstreamError(f"{errand.label}: the connection broke in its answer")
+        else:
+            error = ClosedUnansweredError(f"{errand.label}: the connection broke before an answer")
+        error.__cause__ = cause
+        return error
+
+    def _salvage(self) -> None:
+        """Take what had come when writing met a reset: often the answer that explains it, such as an early 413.
+
+        The transport gives up without reading it. With TLS what is left cannot be read past the transport.
         """
-        if self._first_piece:
-            piece, self._first_piece = self._first_piece, b""
-            return piece
-        while not self._is_complete:
-            event = await self._next_event()
-            if isinstance(event, h11.Data):
-                return bytes(event.data)
-            self._is_complete = isinstance(event, h11.EndOfMessage)
-        return b""
+        assert self._transport is not None, "it was made before it is lost"
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return
+        taken = 0
+        with contextlib.suppress(OSError):
+            number = self._transport.get_extra_info("socket").fileno()
+            while self._errand is not None and taken < _MOST_SALVAGED and (data := os.read(number, READ_SIZE)):
+                taken += len(data)
+                self._space.view[: len(data)] = data
+                self.buffer_updated(len(data))
 
-    async def _read_head(self) -> Head:
-        """Informational answers before it (100, 103) are passed over."""
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.Response):
-                # Who answers before the request was whole often closes without reading the rest of it.
-                self._was_early = self._http.our_state is not h11.DONE
-                names = {name for name, _ in event.headers}
-                # "ought to be handled as an error" (RFC 9112, 6.3): what comes after such an answer is anyone's guess.
-                self._is_ambiguous = b"transfer-encoding" in names and b"content-length" in names
-                return Head(event.status_code, Headers(event.headers.raw_items()))
+    # Behind a 101
 
-    def _look_ahead(self) -> None:
-        """Take what came with the head, so that an answer without a body is complete at once."""
-        event = self._parse()
-        if isinstance(event, h11.Data):
-            self._first_piece = bytes(event.data)
-        elif isinstance(event, h11.EndOfMessage):
-            self._is_complete = True
+    def _switch(self, errand: Errand, fields: tuple[Pair, ...], position: int, end: int) -> None:
+        """All that follows is bytes of another protocol."""
+        reader = self._reader
+        chosen = [value for (_, value), name in zip(reader.fields, reader.names, strict=True) if name == b"upgrade"]
+        if errand.upgrade is None or [value.lower() for value in chosen] != [errand.upgrade.lower()]:
+            raise BrokenAnswerError("switched to a protocol nobody asked for, in the head of its answer")
+        if not self._is_body_sent:
+            raise BrokenAnswerError("switched protocols before the request was whole")
+        self._is_tunnel = True
+        self._is_body_sent = False
+        early = bytes(self._space.view[position:end])
+        errand.viewer.receive_head(101, (*fields, (b"Connection", b"Upgrade"), (b"Upgrade", chosen[0])))
+        if early and self._errand is errand:
+            errand.viewer.receive_data(early)
+        if self._errand is errand:
+            errand.open_tunnel()
 
-    async def _next_event(self) -> object:
-        while (event := self._parse()) is h11.NEED_DATA:
-            data = await self._read()
-            if not data and not self._is_answered:
-                raise ClosedUnansweredError(f"{self._label}: closed the connection without an answer")
-            self._is_answered = True
-            self._http.receive_data(data)
-        return event
+    def _end_tunnel(self, errand: Errand) -> bool:
+        """The upstream sends no more, but it may still read. Over TLS there is no such half."""
+        assert self._transport is not None, "it was made before it ends"
+        is_over = self._is_body_sent or not self._transport.can_write_eof()
+        self._has_ended = True
+        errand.viewer.receive_end(())
+        if is_over and self._errand is errand:
+            self._count()
+        return not is_over
 
-    def _parse(self) -> object:
-        """The next event of the answer, or `NEED_DATA`."""
-        state = self._http.their_state
-        try:
-            return self._http.next_event()
-        except h11.RemoteProtocolError as error:
-            is_large = error.error_status_hint == 431
-            fact = _broken_head(is_large) if state is h11.SEND_RESPONSE else "its answer's body was cut or is malformed"
-        # h11 quotes the line it refuses, which may be a Set-Cookie, so its exception goes no further.
-        raise UpstreamError(f"{self._label}: {fact}")
+    # Silence
 
-    async def _read(self) -> bytes:
-        try:
-            async with asyncio.timeout(None) as self._timer:
-                self._rearm()
-                data = await self._line.read()
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(f"{self._label}: {self._silence()}") from error
-        except OSError as error:
-            self._raise_failure()
-            if not self._is_answered:
-                raise ClosedUnansweredError(f"{self._label}: the connection broke before an answer") from error
-            raise UpstreamError(f"{self._label}: the connection broke in its answer") from error
-        finally:
+    def _is_counting(self) -> bool:
+        if self._errand is None or self._is_held:
+            return False
+        if self._is_tunnel:
+            return self._is_body_sent
+        if not (self._is_body_sent or self._has_asked_for_room):
+            return False
+        return not (self._reader.has_head and self._errand.may_be_silent(self._reader.fields))
+
+    def _count(self) -> None:
+        """From now on silence counts. The timer that runs may be too early; it looks again then."""
+        self._since = now = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self._patience, self._on_time)
+
+    def _stop_counting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
             self._timer = None
-        if not data:
-            self._raise_failure()
-        return data
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _on_time(self) -> None:
+        self._timer = None
+        errand, now = self._errand, self._loop.time()
+        if errand is None or not self._is_counting():
+            return
+        due = self._since + self._patience
+        if errand.deadline is not None and errand.deadline <= now:
+            self._expire(errand, errand.late_fact)
+        elif due <= now:
+            self._expire(errand, self._silence())
+        else:
+            due = due if errand.deadline is None else min(due, errand.deadline)
+            self._timer = self._loop.call_at(due, self._on_time)
+
+    def _expire(self, errand: Errand, fact: str) -> None:
+        self._errand = None
+        if self._has_ended:
+            errand.close_tunnel()
+        else:
+            errand.lose(UpstreamTimeoutError(f"{errand.label}: {fact}"))
 
     def _silence(self) -> str:
-        where = "its answer stopped for" if self._is_answered else "no answer in"
-        return f"{where} {self.patience:g} s"
-
-    # Whose silence it is
-
-    def _wait_for_body(self, is_waiting: bool) -> None:
-        self._is_waiting_for_body = is_waiting
-        self._rearm()
-
-    def _rearm(self) -> None:
-        """Count the silence from now, or not at all."""
-        if self._timer is None or self._timer.expired():
-            return
-        is_counted = self.patience is not None and not self._is_waiting_for_body
-        self._timer.reschedule(asyncio.get_running_loop().time() + (self.patience or 0.0) if is_counted else None)
-
-
-def _broken_head(is_large: bool) -> str:
-    return (
-        f"the head of its answer is over {MAX_HEAD // 1024} KiB"
-        if is_large
-        else "the head of its answer is cut or is not HTTP/1.1"
-    )
+        where = "its answer stopped for" if self._reader.has_begun else "no answer in"
+        return f"{where} {self._patience:g} s"

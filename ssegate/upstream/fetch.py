@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ssegate import __version__
 from ssegate.core.headers import Headers, Pair
 from ssegate.errors import OversizeError, UpstreamError
-from ssegate.upstream.connection import Connection
-from ssegate.upstream.relay import end_to_end
+from ssegate.upstream.fields import end_to_end
+
+if TYPE_CHECKING:
+    from ssegate.upstream.errand import Errand
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _OWN = frozenset({b"host", b"accept-encoding", b"content-length", b"expect"})
 """Fields that a poll makes itself: the framing, and what it can decode."""
+
+_USER_AGENT = (b"User-Agent", f"ssegate/{__version__}".encode())
+_ACCEPT = (b"Accept", b"*/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +41,21 @@ def fetch_headers(
     host: str, configured: Iterable[Pair], authorization: bytes | None, forwarded: Sequence[Pair]
 ) -> list[Pair]:
     """The request's fields. Of one name the viewer's forwarded one wins, then the configured one, then the gate's own."""
-    own: list[Pair] = [(b"User-Agent", f"ssegate/{__version__}".encode()), (b"Accept", b"*/*")]
-    if authorization is not None:
-        own.append((b"Authorization", authorization))
-    headers: list[Pair] = []
-    for layer in (end_to_end(forwarded), list(configured), own):
-        taken = {name.lower() for name, _ in headers} | _OWN
-        headers += [pair for pair in layer if pair[0].lower() not in taken]
-    return [(b"Host", host.encode("ascii")), (b"Accept-Encoding", b"gzip"), *headers]
+    headers = [(b"Host", host.encode("ascii")), (b"Accept-Encoding", b"gzip")]
+    taken = set(_OWN)
+    for layer in (end_to_end(forwarded), configured, (_USER_AGENT, _ACCEPT), _authorization(authorization)):
+        names = set()
+        for pair in layer:
+            name = pair[0].lower()
+            if name not in taken:
+                headers.append(pair)
+                names.add(name)
+        taken |= names
+    return headers
+
+
+def _authorization(value: bytes | None) -> tuple[Pair, ...]:
+    return () if value is None else ((b"Authorization", value),)
 
 
 def bearer(token: str) -> bytes:
@@ -54,39 +68,99 @@ def basic(user: str, password: str) -> bytes:
     return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
 
-async def read_whole(connection: Connection, headers: Headers, max_body: int, label: str) -> bytes:
-    """The body, inflated, at most `max_body` bytes.
+class Fetching:
+    """The viewer of a fetch: it collects the answer, inflated, at most `max_body` bytes of it.
 
-    Raises `OversizeError`, and `UpstreamError` when it is cut or encoded in a way nobody asked for.
+    The body of an answer that is no success is not wanted: what does not come with its head is not waited for.
     """
-    coding = (headers.get("content-encoding") or "identity").strip().lower()
-    pieces = _pieces(connection)
-    if coding in ("gzip", "x-gzip"):
-        return await _inflate(pieces, max_body, label)
-    if coding != "identity":
-        shown = coding if coding.isalnum() and len(coding) < 20 else "that is unknown"
-        raise UpstreamError(f"{label}: answered with content-encoding {shown}, which was not asked for")
-    return await _collect(pieces, max_body, label)
 
+    __slots__ = ("_body", "_errand", "_gunzip", "_max_body", "_outcome", "_status", "_wants_body", "headers")
 
-async def _pieces(connection: Connection) -> AsyncIterator[bytes]:
-    while piece := await connection.read_body():
-        yield piece
+    def __init__(self, max_body: int, *, is_head: bool) -> None:
+        self._max_body = max_body
+        self._wants_body = not is_head
+        self._outcome: asyncio.Future[FetchAnswer] = asyncio.get_running_loop().create_future()
+        self._errand: Errand | None = None
+        self._status = 0
+        self._body = bytearray()
+        self._gunzip: _Gunzip | None = None
+        self.headers = Headers()
 
+    async def run(self, errand: Errand) -> FetchAnswer:
+        """Begin it and wait for the whole answer. Raises `UpstreamError` and its kinds; cancelled, it ends the request."""
+        self._errand = errand
+        errand.begin()
+        try:
+            return await self._outcome
+        except asyncio.CancelledError:
+            errand.cancel()
+            raise
+        finally:
+            self._errand = None
 
-async def _collect(pieces: AsyncIterator[bytes], max_body: int, label: str) -> bytes:
-    body = bytearray()
-    async for piece in pieces:
-        body += piece
-        _check_size(len(body), max_body, label)
-    return bytes(body)
+    def receive_informational(self, status: int, headers: tuple[Pair, ...]) -> None:
+        pass
 
+    def receive_head(self, status: int, headers: tuple[Pair, ...]) -> None:
+        self._status, self.headers = status, Headers(headers)
+        assert self._errand is not None, "it was begun"
+        if not (self._wants_body and 200 <= status < 300):
+            self._wants_body = False
+            # One turn later, so that an answer that is whole already leaves its connection for the next.
+            asyncio.get_running_loop().call_soon(self._do_without_body, self._errand)
+            return
+        coding = (self.headers.get("content-encoding") or "identity").strip().lower()
+        if coding in ("gzip", "x-gzip"):
+            self._gunzip = _Gunzip(self._max_body, self._errand.label)
+        elif coding != "identity":
+            shown = coding if coding.isalnum() and len(coding) < 20 else "that is unknown"
+            message = f"{self._errand.label}: answered with content-encoding {shown}, which was not asked for"
+            self._give_up(UpstreamError(message))
 
-async def _inflate(pieces: AsyncIterator[bytes], max_body: int, label: str) -> bytes:
-    gunzip = _Gunzip(max_body, label)
-    async for piece in pieces:
-        gunzip.receive(piece)
-    return gunzip.finish()
+    def receive_data(self, data: bytes) -> None:
+        if not self._wants_body:
+            return
+        try:
+            if self._gunzip is not None:
+                self._gunzip.receive(data)
+            else:
+                self._body += data
+                self._check_size()
+        except UpstreamError as error:
+            self._give_up(error)
+
+    def receive_end(self, trailers: tuple[Pair, ...]) -> None:
+        try:
+            body = bytes(self._body) if self._gunzip is None else self._gunzip.finish()
+        except UpstreamError as error:
+            self.fail(error)
+        else:
+            self._settle(body)
+
+    def fail(self, error: Exception) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+
+    def resume_sending(self) -> None:
+        pass
+
+    def _do_without_body(self, errand: Errand) -> None:
+        errand.cancel()
+        self._settle(b"")
+
+    def _settle(self, body: bytes) -> None:
+        if not self._outcome.done():
+            self._outcome.set_result(FetchAnswer(self._status, self.headers, body))
+
+    def _check_size(self) -> None:
+        if len(self._body) > self._max_body:
+            assert self._errand is not None, "it was begun"
+            _check_size(len(self._body), self._max_body, self._errand.label)
+
+    def _give_up(self, error: UpstreamError) -> None:
+        if self._errand is not None:
+            self._errand.cancel()
+        self.fail(error)
 
 
 class _Gunzip:

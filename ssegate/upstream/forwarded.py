@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ssegate.core.headers import Headers, Pair
@@ -15,6 +17,8 @@ _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([\d.]+):\d+")
 
 def is_trusted(peer: str, networks: Networks) -> bool:
     """Whether this address belongs to one of `server.trusted_proxies`. No address (a UNIX socket) never does."""
+    if not networks:
+        return False
     address = _parse(peer)
     return address is not None and any(address in network for network in networks)
 
@@ -37,38 +41,61 @@ def client_address(peer: str, headers: Headers, networks: Networks) -> str:
     return client
 
 
-def forwarded_headers(headers: Sequence[Pair], *, peer: str, scheme: str, networks: Networks) -> list[Pair]:
-    """The request's headers with X-Forwarded-For, -Proto and -Host for the upstream.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a proxy says of the viewer, and is believed."""
 
-    From a trusted proxy the chain is continued and its -Proto and -Host are believed; from anyone else all X-Forwarded-*
-    and Forwarded are replaced. `scheme` is how the peer's own connection came.
+    chain: bytes = b""
+    """Its X-Forwarded-For."""
+    has_scheme: bool = False
+    has_host: bool = False
+
+
+def believe(
+    fields: Sequence[Pair], names: Sequence[bytes], dropped: frozenset[bytes], peer: str, networks: Networks
+) -> tuple[set[bytes], Told]:
+    """Of a request that says who the viewer is: the names of the fields to leave out, and what is true of the others.
+
+    A trusted proxy is believed; of anyone else all X-Forwarded-* and Forwarded are left out. `names` are the fields' in lower
+    case; fields in `dropped` do not count.
     """
-    if is_trusted(peer, networks):
-        kept, chain = _without_chain(headers)
-    else:
-        kept, chain = [pair for pair in headers if not _is_claim(pair[0].lower())], []
-    told = Headers(kept)
-    host = told.get("host")
-    if peer:
-        chain.append(peer.encode("latin-1"))
-    if chain:
-        kept.append((b"X-Forwarded-For", b", ".join(chain)))
-    if "x-forwarded-proto" not in told:
-        kept.append((b"X-Forwarded-Proto", scheme.encode("latin-1")))
-    if host is not None and "x-forwarded-host" not in told:
-        kept.append((b"X-Forwarded-Host", host.encode("latin-1")))
-    return kept
+    if not is_trusted(peer, networks):
+        return {name for name in names if name == b"forwarded" or name.startswith(b"x-forwarded-")}, Told()
+    told = {name for name in names if name not in dropped}
+    chain = [value for (_, value), name in zip(fields, names, strict=True) if name == b"x-forwarded-for" and value]
+    return {b"x-forwarded-for"}, Told(
+        b", ".join(chain) if b"x-forwarded-for" in told else b"",
+        b"x-forwarded-proto" in told,
+        b"x-forwarded-host" in told,
+    )
 
 
-def _is_claim(name: bytes) -> bool:
-    return name == b"forwarded" or name.startswith(b"x-forwarded-")
+def _scheme_line(scheme: str) -> bytes:
+    return b"X-Forwarded-Proto: " + scheme.encode("latin-1")
 
 
-def _without_chain(headers: Sequence[Pair]) -> tuple[list[Pair], list[bytes]]:
-    kept = [pair for pair in headers if pair[0].lower() != b"x-forwarded-for"]
-    return kept, [value for name, value in headers if name.lower() == b"x-forwarded-for" and value]
+_SCHEMES = {scheme: _scheme_line(scheme) for scheme in ("http", "https")}
 
 
+def forwarded_lines(peer: str, scheme: str, host: bytes, told: Told | None) -> list[bytes]:
+    """X-Forwarded-For, -Proto and -Host for the upstream. `scheme` is how the peer's own connection came, `host` its Host."""
+    if told is None and peer and host:
+        return [
+            f"X-Forwarded-For: {peer}".encode("latin-1"),
+            _SCHEMES.get(scheme) or _scheme_line(scheme),
+            b"X-Forwarded-Host: " + host,
+        ]
+    told = told or Told()
+    chain = b", ".join(link for link in (told.chain, peer.encode("latin-1")) if link)
+    lines = [b"X-Forwarded-For: " + chain] if chain else []
+    if not told.has_scheme:
+        lines.append(_scheme_line(scheme))
+    if host and not told.has_host:
+        lines.append(b"X-Forwarded-Host: " + host)
+    return lines
+
+
+@lru_cache(maxsize=1024)
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     """Also with a port, and with an IPv6 zone; an IPv4 address written as IPv6 is the IPv4 address."""
     text = text.strip()

@@ -3,121 +3,187 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ssegate.errors import UpstreamUnreachableError
-from ssegate.upstream.connection import Connection
-from ssegate.upstream.line import Endpoint
+from ssegate.upstream.connection import Connection, Space
+from ssegate.upstream.endpoint import Endpoint, UnreachableError, open_connection
+
+if TYPE_CHECKING:
+    from ssegate.upstream.errand import Errand
 
 IDLE_SECONDS = 60.0
 """An idle connection is closed after this long."""
+
+_CLOCK_GRAIN = 0.001
+"""An event loop may call a timer this much early."""
 
 _TOKEN = 1.0 - 1e-9
 """What counts as one token: sums of fractions rarely meet 1.0, and a timer for the rest would never end."""
 
 
 class Pool:
-    """At most `size` connections, idle ones included. Whoever has one puts it back with `release`, always.
+    """At most `size` connections, idle ones included. Whoever was given one puts it back with `release`, always.
 
     Places are given in the order they were asked for. A connection that was cancelled, failed or not read to its end is
     closed and not used again, so nothing of one request can be met by the next.
     """
 
-    def __init__(self, endpoint: Endpoint, size: int, *, connect_timeout: float, wait_timeout: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, size: int, *, connect_timeout: float, wait_timeout: float, read_timeout: float
+    ) -> None:
+        self.requests = 0
+        """How many were sent, repeated ones twice."""
         self._endpoint = endpoint
         self._size = size
         self._connect_timeout = connect_timeout
         self._wait_timeout = wait_timeout
+        self._read_timeout = read_timeout
+        self._space = Space()
         self._places = size
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: OrderedDict[Errand, float] = OrderedDict()
+        """Who waits for a place, and until when, by the loop's clock."""
+        self._connecting: dict[Errand, asyncio.Task[Connection]] = {}
+        self._tasks: set[asyncio.Task[Connection]] = set()
+        """Those of `_connecting`, and those that were cancelled and are not over."""
         self._idle: list[Connection] = []
         self._in_use: set[Connection] = set()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._dismissing: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def acquire(self, label: str, *, is_fresh: bool = False) -> Connection:
-        """A connection nobody else has: the one used last, or a new one; `is_fresh` asks for a new one.
+    def ask(self, errand: Errand) -> None:
+        """Give it a connection nobody else has, by `errand.take`: now the one used last, or later a new one, or one that became
+        free. A repeated errand gets a new one.
 
-        Raises `UpstreamUnreachableError` when none became free in time, or none could be made.
+        `errand.fail` gets an `UpstreamUnreachableError`, never before this has returned, when none could be made or none became
+        free in time.
         """
-        await self._take_place(label)
-        try:
-            self._check_open(label)
-            connection = (None if is_fresh else self._reuse()) or await self._connect(label)
-        except BaseException:
-            self._give_place()
-            raise
-        self._in_use.add(connection)
-        return connection
+        if self._is_closed:
+            asyncio.get_running_loop().call_soon(self._turn_away, errand)
+        elif self._places and not self._waiting:
+            self._places -= 1
+            self._serve(errand)
+        else:
+            self._waiting[errand] = asyncio.get_running_loop().time() + self._wait_timeout
+            self._plan_dismissal()
 
-    def release(self, connection: Connection) -> None:
-        """Put it back: to be used again if its request was sent and answered whole, closed otherwise.
+    def leave(self, errand: Errand) -> None:
+        """It wants no connection any more. One that has none and waits for none is nothing to do."""
+        task = self._connecting.pop(errand, None)
+        if task is not None:
+            task.cancel()
+        else:
+            self._waiting.pop(errand, None)
 
-        Never waits, so a cancelled task cannot be interrupted here. A second call does nothing.
+    def release(self, connection: Connection, *, is_clean: bool) -> None:
+        """Put it back: to be used again if its request was sent and answered whole (`is_clean`), closed otherwise.
+
+        Whoever waits for a place may be served before this returns. A second call does nothing.
         """
         if connection not in self._in_use:
             return
         self._in_use.discard(connection)
-        if not self._is_closed and connection.make_reusable():
+        if is_clean and not self._is_closed:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
-            self._plan_sweep()
+            if self._sweeping is None:
+                self._plan_sweep()
         else:
             connection.abort()
         self._give_place()
 
     def close(self) -> None:
-        """Close every connection, those in use too, and send off who waits for one."""
+        """Close every connection, and send off who has one or waits for one."""
         self._is_closed = True
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        for connection in (*self._idle, *self._in_use):
+        for timer in (self._sweeping, self._dismissing):
+            if timer is not None:
+                timer.cancel()
+        for connection in self._idle:
             connection.abort()
         self._idle.clear()
-        while self._waiting:
-            _grant(self._waiting.popleft())
+        for connection in tuple(self._in_use):
+            connection.close()
+        for errand in (*self._connecting, *self._waiting):
+            self.leave(errand)
+            self._turn_away(errand)
+
+    async def aclose(self) -> None:
+        """`close`, and wait until no task is left."""
+        self.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def statistics(self) -> Mapping[str, float]:
-        """Connections open and in use, and requests that wait for one."""
-        idle = sum(connection.is_open for connection in self._idle)
+        """Connections open and in use (also those that are being opened), and requests that wait for one."""
+        idle = sum(connection.is_open() for connection in self._idle)
+        in_use = len(self._in_use) + len(self._tasks)
         return {
-            "connections_open": float(idle + len(self._in_use)),
-            "connections_in_use": float(len(self._in_use)),
+            "connections_open": float(idle + in_use),
+            "connections_in_use": float(in_use),
             "requests_waiting": float(len(self._waiting)),
         }
 
     # Connections
 
-    def _reuse(self) -> Connection | None:
-        while self._idle:
+    def _serve(self, errand: Errand) -> None:
+        """It has a place; now it gets a connection."""
+        while self._idle and not errand.is_repeated:
             connection = self._idle.pop()
-            if connection.is_open:
-                return connection
+            if connection.is_open():
+                self._give(errand, connection)
+                return
             connection.abort()
-        return None
+        self._connect(errand)
 
-    async def _connect(self, label: str) -> Connection:
-        if self._idle:  # a fresh one was asked for beside idle ones; the oldest makes room
+    def _give(self, errand: Errand, connection: Connection) -> None:
+        self._in_use.add(connection)
+        self.requests += 1
+        errand.take(connection)
+
+    def _connect(self, errand: Errand) -> None:
+        if self._idle:  # a fresh one is wanted beside idle ones; the oldest makes room
             self._idle.pop(0).abort()
-        connection = await Connection.open(self._endpoint, self._connect_timeout, label)
+        task = asyncio.get_running_loop().create_task(self._open(errand))
+        self._connecting[errand] = task
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._end_connecting(errand, task))
+
+    async def _open(self, errand: Errand) -> Connection:
+        connection = Connection(self._space, self._read_timeout)
         try:
-            self._check_open(label)
-        except UpstreamUnreachableError:
+            await open_connection(self._endpoint, connection, self._connect_timeout)
+        except UnreachableError as fact:
+            raise UpstreamUnreachableError(f"{errand.label}: {fact}") from fact.__cause__
+        except BaseException:
             connection.abort()
             raise
         return connection
 
+    def _end_connecting(self, errand: Errand, task: asyncio.Task[Connection]) -> None:
+        """The task is over, and has a connection unless it failed or was cancelled; the errand may have left meanwhile."""
+        self._tasks.discard(task)
+        is_wanted = self._connecting.pop(errand, None) is task
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None and is_wanted:
+            self._give(errand, task.result())
+            return
+        if error is None:
+            task.result().abort()
+        self._give_place()
+        if is_wanted:
+            errand.fail(error if isinstance(error, Exception) else self._closed(errand))
+
     def _plan_sweep(self) -> None:
-        if self._sweeping is None:
-            loop = asyncio.get_running_loop()
-            self._sweeping = loop.call_at(self._idle[0].idle_since + IDLE_SECONDS, self._sweep)
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.call_at(self._idle[0].idle_since + IDLE_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         """Close those idle for too long and those that were closed from the other side. The list is oldest first."""
         self._sweeping = None
         oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
-        kept = [connection for connection in self._idle if connection.is_open and connection.idle_since > oldest]
+        kept = [connection for connection in self._idle if connection.is_open() and connection.idle_since > oldest]
         for connection in set(self._idle).difference(kept):
             connection.abort()
         self._idle = kept
@@ -126,35 +192,33 @@ class Pool:
 
     # Places
 
-    async def _take_place(self, label: str) -> None:
-        if self._places and not self._waiting:
-            self._places -= 1
-            return
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            async with asyncio.timeout(self._wait_timeout):
-                await place
-        except BaseException as error:
-            if place.done() and not place.cancelled():
-                self._give_place()  # it was given in the moment we were sent away
-            elif place in self._waiting:
-                self._waiting.remove(place)
-            if isinstance(error, TimeoutError):
-                message = f"{label}: all {self._size} connections are busy"
-                raise UpstreamUnreachableError(message) from error
-            raise
-
     def _give_place(self) -> None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if _grant(place):
-                return
-        self._places += 1
+        if self._waiting and not self._is_closed:
+            errand, _ = self._waiting.popitem(last=False)
+            self._serve(errand)
+        else:
+            self._places += 1
 
-    def _check_open(self, label: str) -> None:
-        if self._is_closed:
-            raise UpstreamUnreachableError(f"{label}: the gate has closed its connections")
+    def _plan_dismissal(self) -> None:
+        """All wait equally long, so one timer for the first of them is enough."""
+        if self._dismissing is None and self._waiting:
+            due = next(iter(self._waiting.values()))
+            self._dismissing = asyncio.get_running_loop().call_at(due, self._dismiss)
+
+    def _dismiss(self) -> None:
+        """Send off who has waited long enough."""
+        self._dismissing = None
+        now = asyncio.get_running_loop().time()
+        while self._waiting and next(iter(self._waiting.values())) <= now + _CLOCK_GRAIN:
+            errand, _ = self._waiting.popitem(last=False)
+            errand.fail(UpstreamUnreachableError(f"{errand.label}: all {self._size} connections are busy"))
+        self._plan_dismissal()
+
+    def _turn_away(self, errand: Errand) -> None:
+        errand.fail(self._closed(errand))
+
+    def _closed(self, errand: Errand) -> UpstreamUnreachableError:
+        return UpstreamUnreachableError(f"{errand.label}: the gate has closed its connections")
 
 
 class Budget:

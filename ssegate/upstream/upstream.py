@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ssegate.core.headers import Headers, Pair
-from ssegate.errors import UpstreamTimeoutError
+from ssegate.errors import UpstreamError
 from ssegate.upstream.address import Address
-from ssegate.upstream.connection import ClosedUnansweredError, Connection, Head, Outgoing
-from ssegate.upstream.fetch import MAX_REDIRECTS, REDIRECTS, FetchAnswer, basic, bearer, fetch_headers, read_whole
-from ssegate.upstream.forwarded import Networks, forwarded_headers
-from ssegate.upstream.line import Endpoint
+from ssegate.upstream.endpoint import Endpoint
+from ssegate.upstream.errand import Errand
+from ssegate.upstream.fetch import MAX_REDIRECTS, REDIRECTS, FetchAnswer, Fetching, basic, bearer, fetch_headers
+from ssegate.upstream.fields import NO_BODY, RequestFields, UnsayableError, request_head
+from ssegate.upstream.forwarded import Networks
 from ssegate.upstream.pool import Budget, Pool
-from ssegate.upstream.relay import RelayedResponse, end_to_end, frame, request_headers
 
 if TYPE_CHECKING:
     from ssegate.config.model import Upstream as Settings
+    from ssegate.upstream.relay import Relaying, Viewer
 
 FETCH_SILENCES = 6
 """A whole fetch takes at most `timeout.connect` and this many times `timeout.read`: a byte a second is not silence, but
 must not hold a poll for ever."""
 
-_REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Methods that do no more when they are done twice (RFC 9110, 9.2.2)."""
+_UNSAYABLE = "the request has a header or a target HTTP/1.1 cannot say"
 
 
 class Upstream:
@@ -34,22 +34,25 @@ class Upstream:
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
         self.address = Address.parse(settings.url)
-        self._settings = settings
         self._configured: list[Pair] = [
             (key.encode("latin-1"), value.encode("latin-1")) for key, value in settings.headers.items()
         ]
         self._authorization = _authorization(settings)
-        self._connect_seconds = settings.timeout.connect
-        self._read_seconds = settings.timeout.read
+        self._authority = self.address.authority.encode("ascii")
+        own_host = None if settings.host == "preserve" else settings.host.encode("latin-1")
+        self._fields = RequestFields(self._configured, self._authority, own_host)
+        connect, read = settings.timeout.connect, settings.timeout.read
+        self._fetch_seconds = connect + FETCH_SILENCES * read
+        self._late_fact = f"no whole answer in {self._fetch_seconds:g} s"
         self._pool = Pool(
             Endpoint(self.address.host, self.address.port, _tls_context(settings, self.address)),
             settings.connections,
-            connect_timeout=self._connect_seconds,
-            wait_timeout=self._connect_seconds + self._read_seconds,
+            connect_timeout=connect,
+            wait_timeout=connect + read,
+            read_timeout=read,
         )
         rate = settings.requests_per_second
         self._budget = None if rate is None else Budget(rate)
-        self._requests = 0
 
     async def fetch(
         self,
@@ -75,9 +78,10 @@ class Upstream:
         if not with_auth:
             configured, authorization = [pair for pair in configured if pair[0].lower() != b"authorization"], None
         fields = fetch_headers(self.address.authority, configured, authorization, headers)
+        lines = [b": ".join(pair) for pair in fields[1:]]  # Host is the first, and is written apart
         target = self.address.target(path.encode("ascii"))
         for _ in range(MAX_REDIRECTS + 1):
-            answer = await self._fetch_once(method, target, fields, first, max_body)
+            answer = await self._fetch_once(method, target, lines, first, max_body)
             location = answer.headers.get("location")
             if answer.status not in REDIRECTS or method not in ("GET", "HEAD") or location is None:
                 break
@@ -87,98 +91,69 @@ class Upstream:
             target = onward
         return answer
 
-    async def send(
+    def relay(
         self,
+        viewer: Viewer,
         method: str,
         target: bytes,
         headers: Headers,
-        body: AsyncIterable[bytes] | None,
         *,
+        has_body: bool,
         http_version: str,
         scheme: str,
         peer: str,
         trusted: Networks = (),
-    ) -> RelayedResponse:
-        """Pass a viewer's request on; returns when the head of the answer has come. The arguments are `exchange.Request`'s.
+        upgrade: bytes | None = None,
+    ) -> Relaying:
+        """Pass a viewer's request on; the arguments are `exchange.Request`'s. The viewer is told what comes.
 
-        `body` may still be read after this returned, until the answer has ended or is closed; what it raises is raised
-        here or from the answer's body. Cancelling this ends the upstream request. Raises `UpstreamError` and its kinds.
+        It is sent at once when a connection is idle, else as soon as there is one. Never blocks and never raises; what goes wrong
+        comes by `viewer.fail`, an `UpstreamError` or one of its kinds, and not before this has returned.
+
+        With `upgrade` the request asks for that protocol; only then may the answer be a 101.
         """
-        is_http2 = not http_version.startswith("1")
-        told = forwarded_headers(end_to_end(headers), peer=peer, scheme=scheme, networks=trusted)
-        fields = request_headers(told, host=self._host(headers), configured=self._configured, is_http2=is_http2)
-        framing, framed = await frame(method, headers, body, is_http2=is_http2)
-        connection, head = await self._open(
-            self._outgoing(method, self.address.target(target), fields + framing, framed)
-        )
-        return RelayedResponse(head, connection, self._pool.release)
+        full, fact = self.address.target(target), ""
+        try:
+            head, framing = self._fields.head(
+                method, full, headers.raw, has_body, http_version, scheme, peer, trusted, upgrade
+            )
+        except UnsayableError:
+            head, framing, fact = b"", NO_BODY, _UNSAYABLE
+        errand = Errand(self._pool, viewer, self.address, method, full, head, framing, not has_body)
+        if upgrade is not None:
+            errand.upgrade = upgrade
+        if fact:
+            errand.fail_soon(fact)
+        else:
+            errand.begin()
+        return errand
 
     async def aclose(self) -> None:
         """Close every connection; requests under way fail, later ones too."""
-        self._pool.close()
+        await self._pool.aclose()
 
     def statistics(self) -> Mapping[str, float]:
         """`connections_open`, `connections_in_use`, `requests_waiting` (for a connection or the budget), `requests_sent`."""
         pool = self._pool.statistics()
         waiting = pool["requests_waiting"] + (self._budget.waiting if self._budget is not None else 0)
-        return {**pool, "requests_waiting": float(waiting), "requests_sent": float(self._requests)}
+        return {**pool, "requests_waiting": float(waiting), "requests_sent": float(self._pool.requests)}
 
     # One request
 
     async def _fetch_once(
-        self, method: str, target: bytes, fields: Sequence[Pair], first: bool, max_body: int
+        self, method: str, target: bytes, lines: list[bytes], first: bool, max_body: int
     ) -> FetchAnswer:
         if self._budget is not None:
             await self._budget.take(first=first)
-        outgoing = self._outgoing(method, target, fields)
-        total = self._connect_seconds + FETCH_SILENCES * self._read_seconds
+        fetching = Fetching(max_body, is_head=method == "HEAD")
         try:
-            async with asyncio.timeout(total):
-                return await self._fetch_whole(outgoing, max_body)
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(f"{outgoing.label}: no whole answer in {total:g} s") from error
-
-    async def _fetch_whole(self, outgoing: Outgoing, max_body: int) -> FetchAnswer:
-        connection, head = await self._open(outgoing)
-        try:
-            is_wanted = 200 <= head.status < 300 and outgoing.method != b"HEAD"
-            body = await read_whole(connection, head.headers, max_body, outgoing.label) if is_wanted else b""
-        finally:
-            self._pool.release(connection)
-        return FetchAnswer(head.status, head.headers, body)
-
-    def _outgoing(
-        self, method: str, target: bytes, fields: Sequence[Pair], body: AsyncIterable[bytes] | None = None
-    ) -> Outgoing:
-        return Outgoing(self.address.label(method, target), method.encode("ascii"), target, fields, body)
-
-    async def _open(self, outgoing: Outgoing) -> tuple[Connection, Head]:
-        """Send it and wait for the head. Whoever gets the connection releases it.
-
-        A kept connection that the upstream closed just as it was used again is nobody's fault: the request is repeated
-        once, over a new one, if doing it twice does no harm and nothing of its body was read.
-        """
-        connection = await self._pool.acquire(outgoing.label)
-        try:
-            return connection, await self._request(connection, outgoing)
-        except ClosedUnansweredError:
-            if connection.requests == 1 or connection.body_was_read or outgoing.method not in _REPEATABLE:
-                raise
-        connection = await self._pool.acquire(outgoing.label, is_fresh=True)
-        return connection, await self._request(connection, outgoing)
-
-    async def _request(self, connection: Connection, outgoing: Outgoing) -> Head:
-        self._requests += 1
-        try:
-            return await connection.request(outgoing, self._read_seconds)
-        except BaseException:
-            self._pool.release(connection)
-            raise
-
-    def _host(self, headers: Headers) -> bytes:
-        """Host for a viewer's request; one without (HTTP/1.0) gets the upstream's own."""
-        viewers = headers.get("host") if self._settings.host == "preserve" else self._settings.host
-        return (viewers or self.address.authority).encode("latin-1")
+            head = request_head(method, target, self._authority, lines, NO_BODY)
+        except UnsayableError:
+            raise UpstreamError(f"{self.address.label(method, target)}: {_UNSAYABLE}") from None
+        errand = Errand(self._pool, fetching, self.address, method, target, head, NO_BODY, True)
+        errand.deadline = asyncio.get_running_loop().time() + self._fetch_seconds
+        errand.late_fact = self._late_fact
+        return await fetching.run(errand)
 
 
 def _authorization(settings: Settings) -> bytes | None:

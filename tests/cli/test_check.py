@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ssegate.cli import main
+from tests.config.certificates import make_pair
 
 OPEN_WEBHOOK = """
 version: 1
@@ -44,6 +46,35 @@ def test_an_unverified_webhook_that_anybody_reaches_is_a_warning(
 def test_on_a_loopback_listener_it_is_none(listen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", write(tmp_path, OPEN_WEBHOOK.format(listen=listen))]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_tls_listener_counts_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = OPEN_WEBHOOK.format(listen="127.0.0.1:8080")
+    file = write(tmp_path, text.replace('8080"', '8080", tls: {self_signed: true}'))
+    assert main(["check", file]) == 0
+    assert "anybody who reaches 0.0.0.0:8443 can make up events" in capsys.readouterr().err
+
+
+def test_a_certificate_is_looked_at_and_told_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pair("localhost").write(tmp_path)
+    text = "version: 1\nroutes: []\nserver:\n  tls: {cert: tls.crt, key: tls.key}\n"
+    file = write(tmp_path, text)
+    assert main(["check", file]) == 0
+    (tmp_path / "tls.crt").write_text("not yet")
+    capsys.readouterr()
+    assert main(["check", file]) == 78
+    out = capsys.readouterr().out
+    assert (
+        f'{file}:4:15: error[certificate] server.tls.cert: "{tmp_path}/tls.crt" holds no certificate; write PEM' in out
+    )
+    assert "   4 |   tls: {cert: tls.crt, key: tls.key}\n     |               ^^^^^^^\n" in out
+
+
+def test_a_certificate_that_has_ended_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pair("localhost", until=datetime(2020, 2, 3, tzinfo=UTC)).write(tmp_path)
+    file = write(tmp_path, "version: 1\nroutes: []\nserver: {tls: {cert: tls.crt, key: tls.key}}\n")
+    assert main(["check", file]) == 0
+    assert "warning[expired] server.tls.cert: the certificate ended on 2020-02-03" in capsys.readouterr().err
 
 
 def test_warnings_are_annotations_for_github(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from ssegate.cli import main
-from ssegate.cli.banner import banner_json, banner_text
+from ssegate.cli.banner import Addresses, banner_json, banner_text
 from ssegate.cli.loading import load
-from ssegate.config import Address
+from ssegate.config import Address, Config
 
 GOLDEN = Path(__file__).parent / "golden"
+
+GOOD = Addresses(Address("0.0.0.0", 8080), admin=Address("127.0.0.1", 9901))
+WITH_TLS = Addresses(Address("0.0.0.0", 8080), Address("0.0.0.0", 8443), Address("127.0.0.1", 9901))
 
 QUICK = [
     "quick", "localhost:8000", "--poll", "/orders/{id}/events=/orders/{id}?price=$5@2s", "--poll", "/stock=/stock",
@@ -32,6 +35,13 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def good(directory: Path) -> Path:
     shutil.copy(GOLDEN / "good.yaml", directory / "ssegate.yaml")
     return directory
+
+
+def with_tls(directory: Path, more: str = "") -> Config:
+    """The good file with a second listener."""
+    file = directory / "ssegate.yaml"
+    file.write_text(file.read_text().replace('"0.0.0.0:8080"', f'"0.0.0.0:8080", tls: {{self_signed: true}}{more}'))
+    return load(None)
 
 
 def golden(name: str, printed: str) -> None:
@@ -57,12 +67,12 @@ def test_check_of_a_good_file_is_one_line(good: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_banner_says_where_everything_is(good: Path) -> None:
-    text = banner_text(load(None), Address("0.0.0.0", 8080), Address("127.0.0.1", 9901))
-    golden("banner.txt", text + "\n")
+    golden("banner.txt", banner_text(load(None), GOOD) + "\n")
+    golden("banner-tls.txt", banner_text(with_tls(good), WITH_TLS) + "\n")
 
 
 def test_the_banner_for_programs_has_the_same_facts_in_one_line(good: Path) -> None:
-    line = banner_json(load(None), Address("0.0.0.0", 8080), Address("127.0.0.1", 9901))
+    line = banner_json(load(None), GOOD)
     assert "\n" not in line
     assert json.loads(line) == {
         "ssegate": "0.1.0",
@@ -73,6 +83,19 @@ def test_the_banner_for_programs_has_the_same_facts_in_one_line(good: Path) -> N
         "routes": {"poll": 3, "webhook": 1, "proxy": 1},
         "try": "curl -N http://localhost:8080/orders/1/events",
     }
+
+
+def test_the_banner_for_programs_has_both_listeners(good: Path) -> None:
+    plain = {"url": "http://0.0.0.0:8080", "protocols": ["HTTP/1.1", "h2c"]}
+    tls = {"url": "https://0.0.0.0:8443", "protocols": ["h2", "HTTP/1.1"]}
+    assert json.loads(banner_json(with_tls(good), WITH_TLS))["listening"] == [plain, tls]
+
+
+def test_the_banner_names_http3_where_it_is_served(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssegate.config.listening.find_spec", lambda name: object())
+    config = with_tls(good, ", edge: hypercorn, http3: true")
+    assert "   https://0.0.0.0:8443 (h2, HTTP/1.1, h3)\n" in banner_text(config, WITH_TLS)
+    assert json.loads(banner_json(config, WITH_TLS))["listening"][1]["protocols"] == ["h2", "HTTP/1.1", "h3"]
 
 
 def test_routes_shows_a_table_with_the_most_specific_first(good: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,13 @@ import pty
 import re
 import resource
 import signal
+import ssl
 from pathlib import Path
 
 import pytest
 
 from tests.cli.process import COMMAND, environment, ran, running
+from tests.config.certificates import make_pair
 from tests.upstream.scripted import ScriptedUpstream, answer
 
 JSON = (b"Content-Type", b"application/json")
@@ -24,6 +26,11 @@ def config(upstream: str, *paths: str, listen: str = "127.0.0.1:0", drain: str =
         f'version: 1\nserver: {{listen: "{listen}", drain: {{timeout: {drain}}}}}\n'
         f"upstreams: {{api: {upstream}}}\nroutes:\n{routes}"
     )
+
+
+def with_tls(text: str, listen: str, more: str) -> str:
+    """Add a second listener; `more` closes its mapping."""
+    return text.replace("server: {", f'server: {{tls: {{listen: "{listen}", {more}, ')
 
 
 def write(directory: Path, text: str) -> None:
@@ -75,6 +82,45 @@ def test_an_address_in_use_is_told_with_the_mend(tmp_path: Path) -> None:
                 in err
             )
             assert "Traceback" not in err
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("edge", ["native", "hypercorn"])
+def test_the_tls_listener_is_a_second_one(edge: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer(b'{"n":1}', JSON)) as upstream:
+            make_pair("localhost").write(tmp_path)
+            write(
+                tmp_path, with_tls(config(upstream.url), "127.0.0.1:0", f"cert: tls.crt, key: tls.key}}, edge: {edge}")
+            )
+            async with running(cwd=tmp_path) as gate:
+                plain, tls = gate.facts["listening"]
+                assert tls["protocols"] == ["h2", "HTTP/1.1"]
+                assert re.fullmatch(r"https://127\.0\.0\.1:[1-9][0-9]*", tls["url"])
+                assert tls["url"].rpartition(":")[2] != plain["url"].rpartition(":")[2]
+                await gate.logged("tls: the certificate of tls.crt is in use, SHA-256 ")
+                assert await gate.ask("/events") == 200
+                trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", int(tls["url"].rpartition(":")[2]), ssl=trusted, server_hostname="localhost"
+                )
+                writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                writer.transport.abort()
+
+    asyncio.run(scenario())
+
+
+def test_the_tls_listeners_address_in_use_names_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with ScriptedUpstream(answer()) as upstream:
+            text = with_tls(config(upstream.url), f"127.0.0.1:{upstream.port}", "self_signed: true}")
+            write(tmp_path, text + 'admin: {listen: "127.0.0.1:0"}\n')
+            code, _, err = await ran("serve", cwd=tmp_path)
+            assert code == 1
+            told = f"cannot listen on https://127.0.0.1:{upstream.port} (server.tls.listen): address already in use; give server"
+            assert told in err
 
     asyncio.run(scenario())
 

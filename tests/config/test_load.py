@@ -58,6 +58,7 @@ def test_the_smallest_useful_file_has_every_default() -> None:
     assert (api.host, api.auth, api.headers, api.tls.ca, api.tls.verify) == ("preserve", None, {}, None, True)
     limits = config.limits
     assert (limits.clients, limits.clients_per_ip, limits.topics, limits.stall) == (10_000, None, 10_000, 30)
+    assert limits.streams_per_connection == 250
     assert (limits.event_size, limits.webhook_body, limits.request_head) == (2**20, 2**20, 2**15)
     (route,) = config.routes
     assert (route.kind, route.line, route.negotiate, route.emit.as_) == ("poll", 4, False, "snapshot")
@@ -87,6 +88,9 @@ def test_the_full_shape_loads(tmp_path: Path) -> None:
     assert config.server.trusted_proxies == (ip_network("10.0.0.0/8"),)
     assert config.admin is not None
     assert str(config.admin.listen) == "127.0.0.1:9901"
+    assert config.server.tls is not None
+    assert (str(config.server.tls.listen), config.server.tls.self_signed) == ("0.0.0.0:8444", True)
+    assert (config.server.edge, config.limits.streams_per_connection) == ("hypercorn", 251)
     order, orders, _, github, proxy = config.routes
     assert order.poll is not None
     assert orders.poll is not None
@@ -191,7 +195,7 @@ def test_an_anchor_that_is_wrong_is_told_once() -> None:
 def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
     text = """\
 version: 2
-server: {listen: 8080, tls: {}}
+server: {listen: 8080, tls: {cert: a}}
 upstreams: {api: http://h, bad: "ftp://h"}
 limits: {clients: 0}
 routes:
@@ -208,7 +212,7 @@ routes:
     assert [(p.line, p.column, p.code, p.where) for p in _problems(text)] == [
         (1, 10, "value", "version"),
         (2, 18, "value", "server.listen"),
-        (2, 24, "unknown-key", "server"),
+        (2, 24, "missing", "server.tls"),
         (3, 33, "value", "upstreams.bad"),
         (4, 19, "value", "limits.clients"),
         (6, 11, "route-conflict", "routes[0].path"),
@@ -249,7 +253,7 @@ def test_a_file_that_is_wrong_at_the_top_is_told(text: str, code: str, message: 
     assert [(problem.code, problem.message) for problem in _problems(text)] == [(code, message)]
 
 
-NOT_BUILT = ["server.tls", "server.edge", "server.workers", "server.state_dir", "routes[0].feed", "routes[0].stream",
+NOT_BUILT = ["server.workers", "server.state_dir", "routes[0].feed", "routes[0].stream",
              "routes[0].task", "routes[0].auth", "routes[0].methods", "webhook.when", "webhook.dedupe"]  # fmt: skip
 
 

@@ -233,9 +233,14 @@ def test_a_poll_key_that_is_wrong_is_told(poll: str, where: str, words: str) -> 
     assert words in problem.message
 
 
-@pytest.mark.parametrize("key", ["clients", "clients_per_ip", "topics"])
+@pytest.mark.parametrize("key", ["clients", "clients_per_ip", "topics", "streams_per_connection"])
 def test_limits_are_positive(key: str) -> None:
     assert "1 or more" in _problem(f"limits: {{{key}: 0}}").message
+
+
+def test_the_streams_of_one_connection_have_a_limit_of_their_own() -> None:
+    assert _parse("limits: {streams_per_connection: 10000}").limits.streams_per_connection == 10_000
+    assert "write 1 to 10000" in _problem("limits: {streams_per_connection: 10001}").message
 
 
 def test_history_keeps_at_least_one_event() -> None:

@@ -67,6 +67,8 @@ def test_every_key_has_a_title_and_a_description() -> None:
         SMALL + "  - {path: /w, webhook: {at: /h, verify: {token: [a, b]}}}",
         SMALL + "  - {path: /w, webhook: {at: /h, verify: {hmac: {secret: a, header: b}}}}",
         SMALL + "limits: {event_size: 64KiB, clients_per_ip: 5}",
+        SMALL + "server: {tls: {cert: a.crt, key: a.key}}",
+        SMALL + "server: {edge: hypercorn, http3: true, tls: {self_signed: true, listen: 0.0.0.0:443}}",
     ],
 )
 def test_it_takes_every_form_a_key_may_have(text: str) -> None:
@@ -88,6 +90,9 @@ def test_it_takes_every_form_a_key_may_have(text: str) -> None:
         SMALL.replace("http://localhost:8000", "ftp://localhost"),
         SMALL + "unknown: 1",
         SMALL + "limits: {clients: 0}",
+        SMALL + "limits: {streams_per_connection: 10001}",
+        SMALL + "server: {tls: {certificate: a.crt, key: a.key}}",
+        SMALL + "server: {edge: apache}",
         SMALL + "limits: {event_size: 65536}",
         SMALL + "  - {path: /w, webhook: {at: /h}}",
         SMALL + "  - {path: /w, webhook: {at: /h, verify: maybe}}",
@@ -100,6 +105,8 @@ def test_it_refuses_what_the_program_refuses(text: str) -> None:
 def test_defaults_are_written_as_in_a_file() -> None:
     defs = SCHEMA["$defs"]
     assert defs["Server"]["properties"]["listen"]["default"] == "0.0.0.0:8080"
+    assert defs["ServerTls"]["properties"]["listen"]["default"] == "0.0.0.0:8443"
+    assert defs["Server"]["properties"]["edge"]["default"] == "native"
     assert defs["Timeout"]["properties"]["connect"]["default"] == "2s"
     assert defs["Limits"]["properties"]["event_size"]["default"] == "1MiB"
     assert defs["Poll"]["properties"]["every"]["default"] == "5s"

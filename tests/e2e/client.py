@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
@@ -90,7 +91,9 @@ class _Socket:
         self._writer.close()
 
     def reset(self) -> None:
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock = self._writer.get_extra_info("socket")
+        if sock is not None:  # else it has been closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     def _see(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -226,11 +229,16 @@ class Http2(_Socket):
         except h2.exceptions.ProtocolError as error:
             raise CutError(str(error)) from error
         self._is_over = self._is_over or any(isinstance(event, h2.events.StreamReset) for event in events)
+        if any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
+            # Streams that are open go on after GOAWAY (RFC 9113, 6.8), of which h2 thinks otherwise.
+            self._state.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
         self._events += events
         self._writer.write(self._state.data_to_send())
 
 
-async def connect(host: str, port: int, buffer: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(
+    host: str, port: int, buffer: int | None = None, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection; `buffer` is how many bytes its receiving side holds, about."""
     sock = socket.socket()
     sock.setblocking(False)
@@ -241,13 +249,25 @@ async def connect(host: str, port: int, buffer: int | None = None) -> tuple[asyn
     except BaseException:
         sock.close()
         raise
-    return await asyncio.open_connection(sock=sock, limit=buffer or 65536)
+    name = "localhost" if tls is not None else None
+    return await asyncio.open_connection(sock=sock, limit=buffer or 65536, ssl=tls, server_hostname=name)
+
+
+def trusting(http: str) -> ssl.SSLContext:
+    """TLS that takes any certificate and agrees on this version of HTTP."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2" if http == "2" else "http/1.1"])
+    return context
 
 
 @asynccontextmanager
-async def exchange(http: str, port: int, asking: Asking, buffer: int | None = None) -> AsyncIterator[Exchange]:
+async def exchange(
+    http: str, port: int, asking: Asking, buffer: int | None = None, *, tls: bool = False
+) -> AsyncIterator[Exchange]:
     """Send a request; the response's head is there when the block begins. `http` is `1.1` or `2`."""
-    reader, writer = await connect("127.0.0.1", port, buffer)
+    reader, writer = await connect("127.0.0.1", port, buffer, trusting(http) if tls else None)
     it = Http2(reader, writer, buffer) if http == "2" else Http1(reader, writer)
     try:
         async with asyncio.timeout(PATIENCE):
@@ -260,7 +280,9 @@ async def exchange(http: str, port: int, asking: Asking, buffer: int | None = No
 
 
 async def _gone(writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):  # reset by either side: gone is gone
+    with contextlib.suppress(
+        ConnectionError, ssl.SSLError
+    ):  # reset by either side, or data behind the end: gone is gone
         await writer.wait_closed()
 
 
@@ -360,11 +382,12 @@ class Viewer:
 class RawSocket:
     """`async with RawSocket(port) as it:` bytes out, bytes in, for what no client library would send."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, tls: bool = False) -> None:
         self._port = port
+        self._tls = tls
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await connect("127.0.0.1", self._port)
+        self.reader, self.writer = await connect("127.0.0.1", self._port, tls=trusting("1.1") if self._tls else None)
         return self
 
     async def __aexit__(

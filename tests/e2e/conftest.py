@@ -6,7 +6,12 @@ import pytest
 
 from tests.e2e.gate import Edge
 
-EDGES = (Edge("asgi", "1.1"), Edge("asgi-h2", "2"))
+EDGES = (
+    Edge("native-h1", "1.1"),
+    Edge("native-h2", "2"),
+    Edge("native-tls", "2", tls=True),
+    Edge("asgi", "1.1", "edge: hypercorn"),
+)
 
 
 @pytest.fixture(params=EDGES, ids=lambda edge: edge.id)

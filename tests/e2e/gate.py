@@ -57,10 +57,18 @@ class Edge:
     """`1.1` or `2`."""
     server: str = ""
     """Keys of `server` that choose it, as YAML in flow style without the braces."""
+    tls: bool = False
+    """Whether its viewers come by TLS."""
 
     def yaml(self, port: int, text: str, *, server: str = "", admin: int | None = None) -> str:
-        """A whole configuration: `text` without `version`, `server` and `admin`; `server` in flow style, without braces."""
-        keys = ", ".join(filter(None, (f'listen: "127.0.0.1:{port}"', self.server, server)))
+        """A whole configuration: `text` without `version`, `server` and `admin`; `server` in flow style, without braces.
+
+        `port` is the one that viewers come to.
+        """
+        listen = f'listen: "127.0.0.1:{port}"'
+        if self.tls:
+            listen = f'listen: "127.0.0.1:0", tls: {{{listen}, self_signed: true}}'
+        keys = ", ".join(filter(None, (listen, self.server, server)))
         head = f"version: 1\nserver: {{{keys}}}\n"
         if admin is not None:
             head += f'admin: {{listen: "127.0.0.1:{admin}"}}\n'
@@ -86,7 +94,7 @@ class Door:
     ) -> AsyncIterator[Exchange]:
         """Send a request and wait for the response's head."""
         asking = Asking(method, target, headers, body, has_more)
-        async with exchange(self.edge.http, self.port, asking, buffer) as it:
+        async with exchange(self.edge.http, self.port, asking, buffer, tls=self.edge.tls) as it:
             yield it
 
     async def ask(self, method: str, target: str, *headers: Pair, body: bytes = b"") -> Reply:
@@ -113,7 +121,7 @@ class RunningGate(Door):
     """A gate in this process."""
 
     def __init__(self, edge: Edge, service: Service, admin: bool) -> None:
-        super().__init__(edge, service.port)
+        super().__init__(edge, service.tls_port or service.port)
         self.service = service
         if admin:
             assert service.admin_port is not None

@@ -395,7 +395,7 @@ async def test_query_parameters_that_are_not_named_are_ignored(edge: Edge) -> No
 async def test_http_1_0_gets_a_stream_that_ends_with_its_connection(edge: Edge) -> None:
     async with LegacyApi() as api, running_gate(edge, before(api, ROUTE)) as gate:
         api.put("/orders/17", {"id": 17})
-        async with RawSocket(gate.port) as it:
+        async with RawSocket(gate.port, tls=edge.tls) as it:
             it.writer.write(b"GET /orders/17/events HTTP/1.0\r\n\r\n")
             head = await it.until(b"\r\n\r\n")
             assert b" 200 " in head

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ssegate.edge.wheel import TICK, Wheel
+from ssegate.edge.wheel import OFF, TICK, Wheel
 
 
 class Clock(asyncio.SelectorEventLoop):
@@ -29,6 +29,7 @@ class Clock(asyncio.SelectorEventLoop):
 
 class Stream:
     def __init__(self, answer: Callable[[float], float | None]) -> None:
+        self.slot = OFF
         self.looks: list[float] = []
         self._answer = answer
 
@@ -113,3 +114,46 @@ def test_ten_thousand_streams_cost_one_timer() -> None:
     assert play(10, begin)
     assert timers == [1]
     assert {len(stream.looks) for stream in streams} == {1}
+
+
+def test_what_is_removed_is_not_looked_at_and_not_kept() -> None:
+    stream = Stream(lambda now: now + 1)
+
+    def begin(wheel: Wheel, now: float) -> None:
+        wheel.add(stream, now + 15)
+        asyncio.get_running_loop().call_later(5, lambda: wheel.remove(stream))
+
+    assert play(60, begin)
+    assert stream.looks == []
+    assert stream.slot == OFF
+
+
+def test_one_that_is_removed_by_another_in_the_same_moment_is_not_looked_at() -> None:
+    wheels: list[Wheel] = []
+    streams: list[Stream] = []
+
+    def end_the_other(now: float) -> None:
+        for stream in streams:
+            wheels[0].remove(stream)
+
+    def begin(wheel: Wheel, now: float) -> None:
+        wheels.append(wheel)
+        streams.extend(Stream(end_the_other) for _ in range(2))
+        for stream in streams:
+            wheel.add(stream, now + 1)
+
+    assert play(10, begin)
+    assert sum(len(stream.looks) for stream in streams) == 1
+
+
+def test_a_second_add_counts_only_if_it_is_earlier() -> None:
+    stream = Stream(lambda now: None)
+
+    def begin(wheel: Wheel, now: float) -> None:
+        wheel.add(stream, now + 30)
+        wheel.add(stream, now + 10)
+        wheel.add(stream, now + 20)
+
+    assert play(60, begin)
+    assert 1010 <= stream.looks[0] <= 1010 + 2 * TICK
+    assert len(stream.looks) == 1

@@ -1,4 +1,4 @@
-"""One gate for the whole folder: what one test does to it must not be seen by the next."""
+"""One gate of each edge for the whole folder: what one test does to it must not be seen by the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.safety.harness import GateProcess
 
 CONFIG = """
 version: 1
-server: {listen: "127.0.0.1:0", keep_alive: 20s, trusted_proxies: [127.0.0.2/32]}
+server: {edge: EDGE, listen: "127.0.0.1:0", keep_alive: 20s, trusted_proxies: [127.0.0.2/32]}
 admin: {listen: "127.0.0.1:0"}
 upstreams:
   api: {url: "{upstream}", timeout: {connect: 500ms, read: 600ms}, backoff: {min: 100ms, max: 200ms}}
@@ -32,9 +32,9 @@ routes:
 """
 
 
-@pytest.fixture(scope="session")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateProcess]:
-    process = GateProcess(CONFIG, tmp_path_factory.mktemp("gate"))
+@pytest.fixture(scope="session", params=["native", "hypercorn"])
+def gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateProcess]:
+    process = GateProcess(CONFIG, tmp_path_factory.mktemp("gate"), request.param)
     yield process
     process.stop()
     said = process.log()

@@ -17,6 +17,7 @@ import uvloop
 
 import ssegate.edge.asgi
 import ssegate.edge.hypercorn
+import ssegate.edge.native.limits
 from ssegate.config.load import parse_config
 from ssegate.service import Service
 
@@ -28,10 +29,12 @@ CLOSE_TIMEOUT = 1.0
 
 def shorten_waits() -> None:
     """What takes ten and thirty seconds outside takes less than one here."""
-    ssegate.edge.hypercorn.HEAD_TIMEOUT = HEAD_TIMEOUT
-    ssegate.edge.hypercorn.LINGER = LINGER
-    ssegate.edge.hypercorn.CLOSE_TIMEOUT = CLOSE_TIMEOUT
-    ssegate.edge.asgi.BODY_SILENCE = BODY_SILENCE
+    for module in (ssegate.edge.hypercorn, ssegate.edge.native.limits):
+        module.HEAD_TIMEOUT = HEAD_TIMEOUT
+        module.LINGER = LINGER
+        module.CLOSE_TIMEOUT = CLOSE_TIMEOUT
+    for module in (ssegate.edge.asgi, ssegate.edge.native.limits):
+        module.BODY_SILENCE = BODY_SILENCE
 
 
 async def run(path: str) -> None:

@@ -38,12 +38,13 @@ def free_port() -> int:
 class GateProcess:
     """A gate in a process of its own."""
 
-    def __init__(self, config: str, directory: Path) -> None:
-        """`config` is YAML; `{upstream}` in it is the URL where tests put their scripted upstream."""
+    def __init__(self, config: str, directory: Path, edge: str = "native") -> None:
+        """`config` is YAML; `{upstream}` in it is the URL where tests put their scripted upstream, `EDGE` the `edge`."""
+        self.edge = edge
         self.upstream_port = free_port()
         url = f"http://127.0.0.1:{self.upstream_port}"
         file = directory / "ssegate.yaml"
-        file.write_text(config.replace("{upstream}", url))
+        file.write_text(config.replace("{upstream}", url).replace("EDGE", edge))
         self._log = directory / "log"
         script = Path(__file__).with_name("gate_process.py")
         with self._log.open("w") as log:

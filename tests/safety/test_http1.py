@@ -127,7 +127,8 @@ def test_of_a_body_that_breaks_later_the_upstream_never_gets_a_whole_request(gat
         async with gate.leaves_nothing(), ScriptedUpstream(handler, port=gate.upstream_port):
             begun = post("Transfer-Encoding: chunked") + b"5\r\nfirst\r\n"
             response = await ask_closed(gate.port, begun + BROKEN_BODIES[name] + get("/smuggled"))
-            assert response.status == (431 if "size line" in name else 400)
+            is_told_its_size = gate.edge == "hypercorn" and "size line" in name
+            assert response.status == (431 if is_told_its_size else 400)
             assert not whole
 
     run(test())
@@ -243,6 +244,9 @@ def test_a_viewer_that_offered_an_upgrade_is_still_seen_to_leave(gate: GateProce
 
 @pytest.mark.parametrize("extra", [b"", b"\x81\x85aaaahello" * 100])
 def test_a_websocket_is_answered_501(gate: GateProcess, extra: bytes) -> None:
+    if gate.edge == "native":
+        pytest.skip("the native edge passes it on: see test_upgrade.py")
+
     async def test() -> None:
         async with gate.leaves_nothing(), ScriptedUpstream(answer(b"?"), port=gate.upstream_port) as upstream:
             fields = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")

@@ -104,6 +104,20 @@ class Call:
         self.asked.body += piece
         return piece
 
+    async def read_raw(self, end: bytes) -> bytes:
+        """What comes up to these bytes, as it is."""
+        self.is_read = True
+        return await self._reader.readuntil(end)
+
+    async def read_rest(self) -> bytes:
+        """What comes until the other side ends."""
+        self.is_read = True
+        return await self._reader.read()
+
+    def end(self) -> None:
+        """Send no more, but still read."""
+        self._writer.write_eof()
+
     def close(self) -> None:
         """End the connection in order: what was sent arrives."""
         self._writer.close()

@@ -6,34 +6,35 @@ import random
 import selectors
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
-from ssegate.core.headers import Headers
 from ssegate.errors import UpstreamError, UpstreamUnreachableError
 from ssegate.upstream import Upstream, pool
-from ssegate.upstream.connection import Connection, Outgoing
-from ssegate.upstream.line import Endpoint
-from ssegate.upstream.pool import Budget, Pool
+from ssegate.upstream.pool import Budget
 from tests.upstream.scripted import Call, ScriptedUpstream, answer
 from tests.upstream.settings import settings
+from tests.upstream.viewer import RecordingViewer, relay
 
 
 @asynccontextmanager
-async def pool_of(size: int, wait: float = 5.0) -> AsyncIterator[tuple[Pool, ScriptedUpstream]]:
-    async with ScriptedUpstream(answer(b"ok")) as scripted:
-        connections = Pool(Endpoint("127.0.0.1", scripted.port), size, connect_timeout=1.0, wait_timeout=wait)
+async def upstream_of(
+    size: int, *, wait: float = 5.0
+) -> AsyncIterator[tuple[Upstream, ScriptedUpstream, asyncio.Event]]:
+    """An upstream with so many connections, which answers when the event is set."""
+    go = asyncio.Event()
+
+    async def handle(call: Call) -> None:
+        await go.wait()
+        await call.send(answer(b"ok"))
+
+    async with ScriptedUpstream(handle) as scripted:
+        upstream = Upstream("api", settings(scripted.url, connections=size, connect=wait / 2, read=wait / 2))
         try:
-            yield connections, scripted
+            yield upstream, scripted, go
         finally:
-            connections.close()
-
-
-async def use(connection: Connection) -> None:
-    """One request, its answer read to the end."""
-    await connection.request(Outgoing("GET /", b"GET", b"/", [(b"Host", b"api")]), 1.0)
-    while await connection.read_body():
-        pass
+            await upstream.aclose()
 
 
 # Connections
@@ -41,44 +42,64 @@ async def use(connection: Connection) -> None:
 
 def test_the_connection_used_last_is_used_again() -> None:
     async def run() -> None:
-        async with pool_of(5) as (connections, scripted):
-            first, second = await connections.acquire("GET /"), await connections.acquire("GET /")
-            await use(first)
-            await use(second)
-            connections.release(second)
-            connections.release(first)
-            assert await connections.acquire("GET /") is first
-            assert connections.statistics() == {
-                "connections_open": 2.0,
-                "connections_in_use": 1.0,
-                "requests_waiting": 0.0,
-            }
+        async with upstream_of(5) as (upstream, scripted, go):
+            both = [relay(upstream) for _ in range(2)]
+            await scripted.until(lambda it: len(it.requests) == 2)
+            go.set()
+            for viewer in both:
+                await viewer.whole()
+            last = scripted.requests[-1].connection
+            for _ in range(3):
+                await relay(upstream).whole()
+            assert len({asked.connection for asked in scripted.requests[2:]}) == 1
+            assert last in (0, 1)
             assert scripted.connections == 2
+            assert upstream.statistics() == {
+                "connections_open": 2.0,
+                "connections_in_use": 0.0,
+                "requests_waiting": 0.0,
+                "requests_sent": 5.0,
+            }
 
     asyncio.run(run())
 
 
-def test_a_connection_whose_answer_was_not_read_is_closed() -> None:
+def test_the_next_request_finds_the_connection_idle_when_an_answer_has_ended() -> None:
     async def run() -> None:
-        async with pool_of(1) as (connections, scripted):
-            connection = await connections.acquire("GET /")
-            await connection.request(Outgoing("GET /", b"GET", b"/", [(b"Host", b"api")]), 1.0)
-            connections.release(connection)
-            connections.release(connection)
-            await scripted.until(lambda it: it.open == 0)
-            assert await connections.acquire("GET /") is not connection
+        async with upstream_of(1) as (upstream, scripted, go):
+            go.set()
+            first = relay(upstream)
+            following: list[RecordingViewer] = []
+            first.on_data = lambda data: following.append(relay(upstream))  # comes before the end: it waits
+            await first.whole()
+            assert await following[0].whole() == b"ok"
+            assert scripted.connections == 1
 
     asyncio.run(run())
 
 
 def test_a_fresh_connection_counts_too() -> None:
     async def run() -> None:
-        async with pool_of(1) as (connections, scripted):
-            old = await connections.acquire("GET /")
-            await use(old)
-            connections.release(old)
-            assert await connections.acquire("GET /", is_fresh=True) is not old
-            await scripted.until(lambda it: it.connections == 2 and it.open == 1)
+        closed = asyncio.Event()
+
+        async def handle(call: Call) -> None:
+            if call.asked.number == 2:
+                await closed.wait()
+                call.close()
+            else:
+                await asyncio.sleep(0.01)
+                await call.send(answer(b"ok"))
+
+        async with ScriptedUpstream(handle) as scripted:
+            upstream = Upstream("api", settings(scripted.url, connections=2))
+            await asyncio.gather(relay(upstream).whole(), relay(upstream).whole())
+            third = relay(upstream)
+            await scripted.until(lambda it: len(it.requests) == 3)
+            closed.set()
+            assert await third.whole() == b"ok"  # over a third connection: one had died, and an idle one made room
+            assert scripted.connections == 3
+            assert upstream.statistics()["connections_open"] <= 2
+            await upstream.aclose()
 
     asyncio.run(run())
 
@@ -87,13 +108,32 @@ def test_an_idle_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pool, "IDLE_SECONDS", 0.05)
 
     async def run() -> None:
-        async with pool_of(2) as (connections, scripted):
-            both = [await connections.acquire("GET /") for _ in range(2)]
-            for connection in both:
-                await use(connection)
-                connections.release(connection)
+        async with upstream_of(2) as (upstream, scripted, go):
+            go.set()
+            await asyncio.gather(relay(upstream).whole(), relay(upstream).whole())
             await scripted.until(lambda it: it.open == 0)
-            assert connections.statistics()["connections_open"] == 0
+            assert upstream.statistics()["connections_open"] == 0
+
+    asyncio.run(run())
+
+
+def test_the_name_is_resolved_for_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with upstream_of(2) as (_, scripted, go):
+            go.set()
+            loop, asked = asyncio.get_running_loop(), []
+            resolve = loop.getaddrinfo
+
+            async def getaddrinfo(host: Any, port: Any, **how: Any) -> Any:
+                asked.append(host)
+                return await resolve("127.0.0.1", port, **how)
+
+            monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+            named = Upstream("api", settings(f"http://api.example:{scripted.port}"))
+            await asyncio.gather(relay(named).whole(), relay(named).whole())
+            await relay(named).whole()
+            await named.aclose()
+            assert asked == ["api.example", "api.example"]
 
     asyncio.run(run())
 
@@ -103,75 +143,101 @@ def test_an_idle_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPa
 
 def test_places_are_given_in_the_order_they_were_asked_for() -> None:
     async def run() -> None:
-        async with pool_of(1) as (connections, _):
-            order: list[int] = []
-
-            async def one(number: int) -> None:
-                connection = await connections.acquire("GET /")
-                order.append(number)
-                await use(connection)
-                connections.release(connection)
-
-            held = await connections.acquire("GET /")
-            tasks = [asyncio.create_task(one(number)) for number in range(5)]
-            await asyncio.sleep(0)
-            tasks[1].cancel()
-            connections.release(held)
-            late = asyncio.create_task(one(5))
-            await asyncio.gather(*tasks, late, return_exceptions=True)
-            assert order == [0, 2, 3, 4, 5]
+        async with upstream_of(1) as (upstream, scripted, go):
+            held = relay(upstream)
+            viewers = [relay(upstream, target=b"/%d" % number) for number in range(5)]
+            await scripted.until(lambda it: len(it.requests) == 1)
+            assert upstream.statistics()["requests_waiting"] == 5
+            viewers[1].cancel()
+            go.set()
+            await held.whole()
+            late = relay(upstream, target=b"/5")
+            for viewer in (*viewers[:1], *viewers[2:], late):
+                await viewer.whole()
+            assert [asked.target for asked in scripted.requests[1:]] == ["/0", "/2", "/3", "/4", "/5"]
+            assert scripted.connections == 1
 
     asyncio.run(run())
 
 
 def test_when_all_connections_are_busy_the_wait_ends_with_an_error() -> None:
     async def run() -> None:
-        async with pool_of(2, wait=0.05) as (connections, _):
-            held = [await connections.acquire("GET /") for _ in range(2)]
-            with pytest.raises(UpstreamUnreachableError, match=r"^GET /: all 2 connections are busy$"):
-                await connections.acquire("GET /")
-            connections.release(held[0])
-            await connections.acquire("GET /")
-            assert connections.statistics()["requests_waiting"] == 0
+        release = asyncio.Event()
+
+        async def handle(call: Call) -> None:
+            await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            await release.wait()
+            call.close()
+
+        async with ScriptedUpstream(handle) as scripted:
+            upstream = Upstream("api", settings(scripted.url, connections=2, connect=0.05, read=0.05))
+            held = [relay(upstream) for _ in range(2)]
+            for viewer in held:
+                await viewer.head()
+            error = await relay(upstream, target=b"/x?token=s3cret").failed()
+            assert isinstance(error, UpstreamUnreachableError)
+            assert str(error) == f"GET {scripted.url}/x: all 2 connections are busy"
+            assert upstream.statistics()["requests_waiting"] == 0
+            held[0].cancel()
+            await relay(upstream).head()
+            release.set()
+            await upstream.aclose()
 
     asyncio.run(run())
 
 
-def test_a_place_given_to_someone_who_is_cancelled_in_that_moment_is_not_lost() -> None:
+def test_a_body_that_comes_before_there_is_a_connection_is_sent_with_it() -> None:
     async def run() -> None:
-        async with pool_of(1) as (connections, _):
-            held = await connections.acquire("GET /")
-            waiting = asyncio.create_task(connections.acquire("GET /"))
-            await asyncio.sleep(0)
-            connections.release(held)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            assert await asyncio.wait_for(connections.acquire("GET /"), 1)
+        async with upstream_of(1) as (upstream, scripted, go):
+            relay(upstream)
+            viewer = relay(upstream, (b"Transfer-Encoding", b"chunked"), method="POST", has_body=True)
+            assert viewer.relaying is not None
+            assert viewer.relaying.send(b"small")
+            assert not viewer.relaying.send(b"x" * 65536)
+            go.set()
+            await viewer.until(lambda it: it.rooms == 1)
+            viewer.relaying.send_end()
+            await viewer.whole()
+            assert scripted.requests[1].body == b"small" + b"x" * 65536
 
     asyncio.run(run())
 
 
 def test_a_failed_connect_gives_its_place_back() -> None:
     async def run() -> None:
-        connections = Pool(Endpoint("127.0.0.1", 1), 1, connect_timeout=1.0, wait_timeout=0.1)
+        upstream = Upstream("api", settings("http://127.0.0.1:1", connections=1))
         for _ in range(3):
-            with pytest.raises(UpstreamUnreachableError, match="connection refused"):
-                await connections.acquire("GET /")
+            error = await relay(upstream).failed()
+            assert isinstance(error, UpstreamUnreachableError)
+            assert "connection refused" in str(error)
+        assert upstream.statistics()["connections_in_use"] == 0
 
     asyncio.run(run())
 
 
 def test_closing_sends_off_who_waits() -> None:
     async def run() -> None:
-        async with pool_of(1) as (connections, scripted):
-            await connections.acquire("GET /")
-            waiting = asyncio.create_task(connections.acquire("GET /"))
-            await asyncio.sleep(0)
-            connections.close()
-            with pytest.raises(UpstreamUnreachableError, match="closed"):
-                await waiting
+        async with upstream_of(1) as (upstream, scripted, go):
+            held, waiting = relay(upstream), relay(upstream)
+            await scripted.until(lambda it: len(it.requests) == 1)
+            await upstream.aclose()
+            for viewer in (held, waiting):
+                assert isinstance(viewer.error, UpstreamUnreachableError)
+                assert "closed" in str(viewer.error)
+            assert "closed" in str(await relay(upstream).failed())
+            go.set()
             await scripted.until(lambda it: it.open == 0)
+
+    asyncio.run(run())
+
+
+def test_closing_ends_who_is_still_connecting() -> None:
+    async def run() -> None:
+        async with upstream_of(1) as (upstream, _, _go):
+            viewer = relay(upstream)
+            await upstream.aclose()
+            assert "closed" in str(await viewer.failed())
+            assert upstream.statistics()["connections_in_use"] == 0
 
     asyncio.run(run())
 
@@ -192,7 +258,7 @@ def test_after_a_thousand_random_cancellations_every_connection_is_still_there()
                     await upstream.fetch("/x", (), max_body=4000)
                 else:
                     fields = ((b"Content-Length", b"3"),) if chance.random() < 0.5 else ()
-                    await relay(upstream, fields)
+                    await pass_on(upstream, fields)
 
         async with ScriptedUpstream(handle) as scripted:
             upstream = Upstream("api", settings(scripted.url, connections=5, read=0.05))
@@ -212,18 +278,19 @@ def test_after_a_thousand_random_cancellations_every_connection_is_still_there()
     asyncio.run(run())
 
 
-async def relay(upstream: Upstream, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+async def pass_on(upstream: Upstream, fields: tuple[tuple[bytes, bytes], ...]) -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"a"
         await asyncio.sleep(0.001)
         yield b"bc"
 
-    response = await upstream.send("PUT", b"/x", Headers(fields), body(), http_version="1.1", scheme="http", peer="")
+    viewer = relay(upstream, *fields, method="PUT", has_body=True)
     try:
-        async for _ in response:
-            pass
+        await viewer.send_all(body())
+        await viewer.whole()
     finally:
-        await response.aclose()
+        if not viewer.is_over:
+            viewer.cancel()
 
 
 async def all_at_once(upstream: Upstream, scripted: ScriptedUpstream, size: int) -> None:
@@ -351,7 +418,7 @@ def test_a_fetch_waits_for_the_budget_and_a_viewers_request_does_not() -> None:
             waiting = asyncio.create_task(upstream.fetch("/", (), max_body=9))
             await asyncio.sleep(0)
             assert upstream.statistics()["requests_waiting"] == 1
-            await relay(upstream, ())
+            await relay(upstream).whole()
             assert not waiting.done()
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)

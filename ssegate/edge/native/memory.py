@@ -1,0 +1,28 @@
+"""What the C library's allocator is told, so that idle TLS connections stay cheap while others come and go."""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+THRESHOLD = 64 * 1024
+
+
+def lower_mmap_threshold() -> bool:
+    """Let glibc take each block from 64 KiB on from the system by itself; whether it agreed. Elsewhere nothing happens.
+
+    It holds for the whole process, and for blocks taken from then on: call it before the first connection.
+    """
+    # uvloop has a read buffer of 256 KiB for each TLS connection, of which a few kB are ever touched. By itself glibc maps
+    # such a block alone, so the rest costs nothing; but when the first is freed it raises its threshold above it ("dynamic
+    # mmap threshold", mallopt(3)), and from then on buffers are carved out of memory that others have used. A threshold
+    # that was set does not move. Measured, glibc 2.36, uvloop 0.23, growth of resident memory for each of 500 idle TLS
+    # connections: 24 kB either way when none had left before; with two that came and left for each that stayed,
+    # 53 kB without this and 24 kB with it.
+    try:
+        library = ctypes.CDLL(None)
+        is_glibc = hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt")
+    except (OSError, TypeError):  # Windows: there is no such library
+        return False
+    return is_glibc and library.mallopt(_M_MMAP_THRESHOLD, THRESHOLD) == 1
