@@ -44,8 +44,8 @@ class Service:
     def __init__(self, config: Config, *, own: Mapping[bytes, Answer] | None = None) -> None:
         """`own` are answers to paths below `/_ssegate/`. Raises `ConfigError` when the certificate cannot be used."""
         self.gate = Gate(config, own=own)
-        self._public = make_server(config, self.gate.answer)
         self._certificate = ServerCertificate(config.server.tls) if config.server.tls is not None else None
+        self._public = make_server(config, self.gate.answer, self._certificate if config.server.http3 else None)
         self._admin: Server | None = None
         self.port = 0
         """Where the public listener is; known after `start`."""
@@ -132,8 +132,11 @@ class Service:
             await self._admin.aclose(0.0)  # last, so that readiness is told as long as anybody is served
 
 
-def make_server(config: Config, answering: Answering) -> Server:
-    """A server of the kind that `server.edge` names, which listens to nothing yet."""
+def make_server(config: Config, answering: Answering, http3: ServerCertificate | None = None) -> Server:
+    """A server of the kind that `server.edge` names, which listens to nothing yet; with HTTP/3 by this certificate.
+
+    Raises `ConfigError` when HTTP/3 cannot use it.
+    """
     server, limits = config.server, config.limits
     if server.edge == "native":
         return NativeServer(
@@ -147,7 +150,11 @@ def make_server(config: Config, answering: Answering) -> Server:
 
     edge = AsgiEdge(answering, stall=limits.stall, max_head=limits.request_head, dates=True)
     return HypercornServer(
-        edge, keep_alive=server.keep_alive, max_head=limits.request_head, max_streams=limits.streams_per_connection
+        edge,
+        keep_alive=server.keep_alive,
+        max_head=limits.request_head,
+        max_streams=limits.streams_per_connection,
+        http3=http3,
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 from ssegate.cli.terminal import complain
+from ssegate.edge.native.memory import calm_collector
 from ssegate.errors import BrokerError
 from ssegate.service import LoadConfig, Service
 
@@ -111,6 +112,7 @@ def _listen_for_signals() -> asyncio.Queue[int]:
 
 
 async def _start(service: Service) -> bool:
+    calm_collector()
     try:
         await service.start()
     except BrokerError as error:

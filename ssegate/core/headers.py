@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
 
 Pair = tuple[bytes, bytes]
 
@@ -13,17 +14,28 @@ class Headers:
     Values are bytes on the wire and `str` by latin-1 when looked up, so that no byte is lost.
     """
 
-    __slots__ = ("_index", "raw")
+    __slots__ = ("_index", "_names", "derived", "raw")
 
     def __init__(self, raw: Iterable[Pair] = ()) -> None:
         self.raw: tuple[Pair, ...] = tuple(raw)
+        self.derived: dict[Hashable, Any] = {}
+        """What others have worked out of these fields, by keys of their own. A client mostly repeats its fields, and an edge
+        that notices gives the same object for them: what is asked of every request is worked out once."""
         self._index: dict[bytes, list[bytes]] | None = None
+        self._names: list[bytes] | None = None
+
+    @property
+    def names(self) -> list[bytes]:
+        """The names in lower case, in their order."""
+        if self._names is None:
+            self._names = [name.lower() for name, _ in self.raw]
+        return self._names
 
     def _lookup(self, name: str) -> list[bytes]:
         if self._index is None:
             index: dict[bytes, list[bytes]] = {}
-            for key, value in self.raw:
-                index.setdefault(key.lower(), []).append(value)
+            for key, (_, value) in zip(self.names, self.raw, strict=True):
+                index.setdefault(key, []).append(value)
             self._index = index
         return self._index.get(name.lower().encode("latin-1"), [])
 

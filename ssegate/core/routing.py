@@ -182,7 +182,7 @@ class Match(NamedTuple, Generic[T]):
 
     target: T
     params: dict[str, str]
-    """Percent-decoded; but a rest is as it came."""
+    """Percent-decoded; but a rest is as it came. Not to be changed: others get the same."""
 
 
 class Explanation(NamedTuple, Generic[T]):
@@ -195,6 +195,13 @@ class Explanation(NamedTuple, Generic[T]):
     """A sentence."""
 
 
+MAX_KNOWN = 4096
+"""How many answers a router remembers: paths are asked for again and again."""
+
+MAX_KNOWN_LENGTH = 512
+"""Bytes of a path and its `Accept` that are remembered."""
+
+
 class Router(Generic[T]):
     """Finds the entry that answers a request. The order of the entries does not matter, unless they conflict."""
 
@@ -203,13 +210,24 @@ class Router(Generic[T]):
         self._rules: list[_Rule[T]] = sorted(rules, key=lambda rule: rule.order)
         self._depth = max((len(rule.entry.pattern.segments) for rule in rules), default=0)
         self._root: _Node[T] = _Node()
+        self._known: dict[tuple[str, bytes, str | None], Match[T] | None] = {}  # what was asked lately
         for rule in self._rules:
             self._root.add(rule)
 
     def match(self, method: str, path: bytes, accept: str | None) -> Match[T] | None:
         """Find who answers; `path` is the raw target up to its `?`. None: nobody does; ask `allowed` whether it is 405."""
+        asked = (method, path, accept)
+        try:
+            return self._known[asked]
+        except KeyError:
+            pass
         found = self._find(method, path, names_event_stream(accept))
-        return found and Match(found[0].entry.target, found[1])
+        match = Match(found[0].entry.target, found[1]) if found else None
+        if len(path) + len(accept or "") <= MAX_KNOWN_LENGTH:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[asked] = match
+        return match
 
     def allowed(self, path: bytes) -> frozenset[str]:
         """The methods that are answered on this path, with a fitting `Accept`; empty is 404.

@@ -24,9 +24,10 @@ class Body(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One request, as it came: nothing decoded, nothing normalised."""
+    """One request, as it came: nothing decoded, nothing normalised. Nobody changes it; being `frozen` would cost a
+    microsecond for each."""
 
     method: str
     target: bytes

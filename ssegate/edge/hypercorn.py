@@ -1,4 +1,4 @@
-"""Runs an ASGI application on Hypercorn: HTTP/1.1, and HTTP/2 with prior knowledge, on one plain port.
+"""Runs an ASGI application on Hypercorn: HTTP/1.1 and HTTP/2, by prior knowledge on a plain port and by ALPN with TLS.
 
 Hypercorn's own `serve` is not used: here the gate owns its listener, ends its streams itself and knows when it is done.
 Some of its protocol classes are completed, for what was found in 0.18:
@@ -12,6 +12,9 @@ Some of its protocol classes are completed, for what was found in 0.18:
   closed so hard that answers were lost (`_Connection`);
 - h11 folds what SAFETY wants refused into something harmless: equal lengths, folded lines, bare line feeds (`_Http1`);
 - `Upgrade: h2c` was honoured, and any `Upgrade` kept a connection from seeing that its client had left (`_Http1`).
+
+HTTP/3 is served beside it, by `http3.py`. What stays of its limits: neither WebSockets nor other upgrades are passed through, and
+the TLS handshakes that go on at a time are not limited.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import h2.errors
 import h2.events
@@ -51,6 +55,9 @@ from ssegate.edge.http2 import ServerConnection
 from ssegate.edge.latency import Latency
 from ssegate.edge.rules import MAX_HEADERS, MAX_TARGET
 
+if TYPE_CHECKING:
+    from ssegate.edge.native.tls import ServerCertificate
+
 log = logging.getLogger(__name__)
 
 # It writes every header field it reads or makes to its log at DEBUG, credentials too.
@@ -66,6 +73,9 @@ LINGER = 2.0
 """Seconds a connection that we close is still read from, so that the client gets to read why."""
 
 BACKLOG = 4096
+
+ALT_SVC_AGE = 86400
+"""Seconds a client may remember that there is HTTP/3."""
 
 MAX_STREAMS = 250
 """Streams of one HTTP/2 connection."""
@@ -177,6 +187,12 @@ class _H11(H11Protocol):
         if self._is_in_head():
             await self._send_error_response(408)
             await self.send(Closed())
+
+    @property
+    def is_sent_to(self) -> bool:
+        """Whether the client may still be sending something that nobody will read."""
+        http = self.connection
+        return http.their_state not in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED) or bool(http.trailing_data[0])
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":
@@ -569,7 +585,10 @@ class _Connection(TCPServer):
         """
         if self.writer.transport.is_closing() or self.reader.at_eof():
             return
-        self.writer.write_eof()
+        if self.writer.can_write_eof():
+            self.writer.write_eof()
+        elif not self._is_sent_to:
+            return  # TLS has no way to end one direction, and this client may wait for the end
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
                 if asyncio.current_task() is not self._reading:
@@ -577,6 +596,11 @@ class _Connection(TCPServer):
                     return
                 while await self.reader.read(MAX_RECEIVED):
                     pass
+
+    @property
+    def _is_sent_to(self) -> bool:
+        protocol = self.protocol.protocol
+        return not isinstance(protocol, _H11) or protocol.is_sent_to
 
     def _reset(self) -> None:
         """Close with RST instead of FIN."""
@@ -590,13 +614,20 @@ vars(hypercorn.protocol.h2).update(StreamBuffer=_BoundedBuffer)
 
 
 class HypercornServer:
-    """Listens on one address and serves an ASGI application there."""
+    """Serves an ASGI application on any number of addresses. `start` each, then `aclose`."""
 
     def __init__(
-        self, application: AsgiEdge, *, keep_alive: float, max_head: int, max_streams: int = MAX_STREAMS
+        self,
+        application: AsgiEdge,
+        *,
+        keep_alive: float,
+        max_head: int,
+        max_streams: int = MAX_STREAMS,
+        http3: ServerCertificate | None = None,
     ) -> None:
         """`keep_alive`: seconds an idle connection is kept; `max_head`: bytes of a request's head; `max_streams` of one
-        HTTP/2 connection.
+        HTTP/2 or HTTP/3 connection. With `http3` the listener with TLS has one for HTTP/3 beside it, by aioquic; raises
+        `ConfigError` when that cannot use this certificate.
         """
         config = Config()
         config.keep_alive_timeout = keep_alive
@@ -613,35 +644,48 @@ class HypercornServer:
         self._context = WorkerContext(None)
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
+        self._http3 = None
+        if http3 is not None:
+            from ssegate.edge.http3 import Http3Server  # an extra brings what it wants
+
+            self._http3 = Http3Server(application, http3, keep_alive=keep_alive, max_streams=max_streams)
 
     async def start(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> int:
         """Listen; return the port, which is chosen by the system when 0 was asked for. Raises `OSError`.
 
         `tls` gives the context once: it is its own business to follow a certificate that changes.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        context = None if tls is None else tls()
+        config = copy(self._config)
         server = await asyncio.start_server(
-            self._accept, host or None, port, backlog=BACKLOG, family=family, ssl=context
+            partial(self._accept, config),
+            host or None,
+            port,
+            backlog=BACKLOG,
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            **({} if tls is None else _tls_options(tls())),
         )
         self._servers.append(server)
-        return cast(int, server.sockets[0].getsockname()[1])
+        chosen = cast(int, server.sockets[0].getsockname()[1])
+        if tls is not None and self._http3 is not None:
+            await self._http3.start(host, chosen)
+            config.alt_svc_headers = [f'h3=":{chosen}"; ma={ALT_SVC_AGE}']
+        return chosen
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, config: Config, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: asyncio's would call its cancellation in `aclose` an error, in Python 3.11.
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        task = asyncio.get_running_loop().create_task(self._serve(config, reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # One that is cancelled before its first step has no `finally` that closes.
         task.add_done_callback(lambda _: writer.transport.abort())
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, config: Config, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             loop = asyncio.get_running_loop()
             await _Connection(
                 self._application,
                 loop,
-                self._config,
+                config,
                 self._context,
                 {},
                 reader,
@@ -664,16 +708,21 @@ class HypercornServer:
     @property
     def connections(self) -> int:
         """How many are open."""
-        return len(self._tasks)
+        return len(self._tasks) + (len(self._http3.open) if self._http3 is not None else 0)
 
     def stop_listening(self) -> None:
         """Take no new connections. Those that are open go on."""
         for server in self._servers:
             server.close()
+        if self._http3 is not None:
+            self._http3.stop_listening()
 
     async def aclose(self, grace: float = 3.0) -> None:
         """Close: idle connections at once, busy ones when their response is complete or after `grace` seconds."""
         self.stop_listening()
+        await asyncio.gather(self._close_connections(grace), *([self._http3.aclose(grace)] if self._http3 else []))
+
+    async def _close_connections(self, grace: float) -> None:
         await self._context.terminated.set()  # idle connections see this and close
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
@@ -681,3 +730,7 @@ class HypercornServer:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT + 1)
+
+
+def _tls_options(context: ssl.SSLContext) -> dict[str, Any]:
+    return {"ssl": context, "ssl_handshake_timeout": HEAD_TIMEOUT, "ssl_shutdown_timeout": LINGER}

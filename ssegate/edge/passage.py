@@ -128,6 +128,9 @@ class Passage:
         self._is_complete = True
         self._news.set()
 
+    def flush(self) -> None:
+        pass
+
     def fail(self, error: Exception) -> None:
         self._error = error
         self._news.set()

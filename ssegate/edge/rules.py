@@ -7,6 +7,7 @@ readers of the same request could understand differently.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from ssegate.core.headers import Headers
 from ssegate.errors import RejectedError
@@ -33,12 +34,27 @@ def check_request(method: str, target: bytes, headers: Headers, http_version: st
         raise RejectedError(414, f"the target is longer than {MAX_TARGET} bytes")
     if len(headers) > MAX_HEADERS:
         raise RejectedError(431, f"more than {MAX_HEADERS} header fields")
-    if len(target) + sum(len(name) + len(value) + 4 for name, value in headers) > max_head:
+    checked: _Checked | None = headers.derived.get((_Checked, http_version))
+    size = _size(headers) if checked is None else checked.size
+    if len(target) + size > max_head:
         raise RejectedError(431, f"the head of the request is larger than {max_head} bytes")
     if method in REFUSED_METHODS:
         raise RejectedError(405, f"{method} is not served here")
-    _check_framing(headers, http_version)
-    return _check_target(target, _check_host(headers, http_version))
+    if checked is None:
+        _check_framing(headers, http_version)
+        checked = headers.derived[_Checked, http_version] = _Checked(size, _check_host(headers, http_version))
+    return _check_target(target, checked.host)
+
+
+class _Checked(NamedTuple):
+    """What is known of header fields that have been found good."""
+
+    size: int
+    host: str
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _check_framing(headers: Headers, http_version: str) -> None:

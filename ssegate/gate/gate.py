@@ -8,6 +8,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping
+from functools import partial
 
 from ssegate.admin.metrics import GateFigures, UpstreamFigures
 from ssegate.brokers.memory import MemoryBroker
@@ -16,7 +17,7 @@ from ssegate.core.event import encode_retry
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Hub, Subscriber, Topic
 from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query, split_path
-from ssegate.edge.exchange import Answer, Body, Relay, Relaying, Reply, Request, Stream, Viewer, problem
+from ssegate.edge.exchange import Answer, Body, Relay, Reply, Request, Stream, problem
 from ssegate.errors import BrokerError, RejectedError
 from ssegate.gate.routes import PollRoute, ProxyRoute, Table, UpstreamSlot, WebhookRoute
 from ssegate.gate.topics import Topics, Watch
@@ -292,28 +293,14 @@ class Gate:
     # Pass-through
 
     def _relay(self, target: ProxyRoute, request: Request, path: bytes) -> Relay:
-        def begin(viewer: Viewer, has_body: bool) -> Relaying:
-            return target.slot.upstream.relay(
-                viewer,
-                request.method,
-                request.target,
-                request.headers,
-                has_body=has_body,
-                http_version=request.http_version,
-                scheme=request.scheme,
-                peer=request.peer,
-                trusted=self.config.server.trusted_proxies,
-                upgrade=request.upgrade,
-            )
+        begin = partial(target.slot.upstream.relay, request, self.config.server.trusted_proxies)
+        done = partial(self._follow_write, target.slot, path) if request.method in _WRITES else None
+        return Relay(begin, done)
 
-        def done(status: int) -> None:
-            if 200 <= status < 400:
-                self._follow_write(target.slot, path)
-
-        return Relay(begin, done if request.method in _WRITES else None)
-
-    def _follow_write(self, slot: UpstreamSlot, path: bytes) -> None:
-        """A write passed through and succeeded: the topics that say `after_write` of it poll at once."""
+    def _follow_write(self, slot: UpstreamSlot, path: bytes, status: int) -> None:
+        """A write has been passed on. If it succeeded, the topics that say `after_write` of it poll at once."""
+        if not 200 <= status < 400:
+            return
         segments = split_path(path)
         followed = {route: route.follows(path) for route in self.table.routes if isinstance(route, PollRoute)}
 

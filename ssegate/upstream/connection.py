@@ -107,10 +107,8 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return True  # reading tells of it
-        if len(pieces) == 1:
-            transport.write(pieces[0])
-        else:
-            transport.writelines(pieces)
+        # Joined: asyncio's `writelines` never calls `pause_writing` on Python 3.12 and 3.13.
+        transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._is_full:
             if not self._has_asked_for_room:
                 self._has_asked_for_room = True
@@ -185,6 +183,8 @@ class Connection(asyncio.BufferedProtocol):
             self._read(errand, nbytes)
         except BrokenAnswerError as broken:
             self._fail(errand, str(broken))
+        if self._errand is errand:
+            errand.viewer.flush()
 
     def eof_received(self) -> bool:
         """Returns whether to keep the other direction open."""

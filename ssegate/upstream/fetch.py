@@ -141,6 +141,9 @@ class Fetching:
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
+    def flush(self) -> None:
+        pass
+
     def resume_sending(self) -> None:
         pass
 

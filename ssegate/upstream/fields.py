@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from ssegate.core.headers import Pair
 from ssegate.upstream.answer import options
 from ssegate.upstream.forwarded import Networks, believe, forwarded_lines
+from ssegate.upstream.relay import Passable
 
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authentication-info proxy-authorization te trailer "
@@ -67,30 +68,32 @@ class RequestFields:
         self._authority = authority
         self._own_host = own_host
 
-    def head(
-        self,
-        method: str,
-        target: bytes,
-        raw: Sequence[Pair],
-        has_body: bool,
-        http_version: str,
-        scheme: str,
-        peer: str,
-        trusted: Networks,
-        upgrade: bytes | None,
-    ) -> tuple[bytes, int]:
+    def head(self, request: Passable, target: bytes, has_body: bool, trusted: Networks) -> tuple[bytes, int]:
         """The head of a viewer's request for the upstream, and how its body is framed. Raises `UnsayableError`."""
-        names = [name.lower() for name, _ in raw]
+        line = request_line(request.method, target)
+        if has_body or trusted or request.upgrade is not None:
+            rest, framing = self._rest(request, has_body, trusted)
+            return line + rest, framing
+        # What decides the rest; a client repeats its fields (see `Headers.derived`).
+        key = (self, request.peer, request.http_version, request.scheme, request.method in _WITH_A_BODY)
+        known: tuple[bytes, int] | None = request.headers.derived.get(key)
+        if known is None:
+            known = request.headers.derived[key] = self._rest(request, has_body, trusted)
+        return line + known[0], known[1]
+
+    def _rest(self, request: Passable, has_body: bool, trusted: Networks) -> tuple[bytes, int]:
+        """All of the head behind its first line."""
+        raw, names, peer, upgrade = request.headers.raw, request.headers.names, request.peer, request.upgrade
         joined = b"\n".join(names)
         if len(joined.translate(None, _TOKEN)) >= max(1, len(raw)) or b"" in names:
             raise UnsayableError
-        framing = framing_of(method, raw, names, has_body)
+        framing = framing_of(request.method, raw, names, has_body)
         dropped = self._dropped
         if b"connection" in names:
             dropped = _with_options(dropped, raw, names)
         if b"proxy-" in joined:
             dropped = dropped.union([name for name in names if name.startswith(b"proxy-")])
-        if b"expect" in names and (framing == NO_BODY or http_version == "1.0"):
+        if b"expect" in names and (framing == NO_BODY or request.http_version == "1.0"):
             dropped = dropped | {b"expect"}  # who cannot be told to continue does not ask to be
         viewers = raw[names.index(b"host")][1] if b"host" in names else b""
         told = None
@@ -98,29 +101,34 @@ class RequestFields:
             claims, told = believe(raw, names, dropped, peer, trusted)
             dropped = dropped | claims
         lines = [b": ".join(pair) for pair, name in zip(raw, names, strict=True) if name not in dropped]
-        if http_version[0] != "1" and names.count(b"cookie") > 1:
+        if request.http_version[0] != "1" and names.count(b"cookie") > 1:
             lines = _one_cookie(lines)
-        lines += forwarded_lines(peer, scheme, viewers, told)
+        lines += forwarded_lines(peer, request.scheme, viewers, told)
         lines += self._configured
         if upgrade is not None:
             lines += (b"Connection: Upgrade", b"Upgrade: " + upgrade)
-        return request_head(method, target, self._own_host or viewers or self._authority, lines, framing), framing
+        return request_fields(self._own_host or viewers or self._authority, lines, framing), framing
 
 
-def request_head(method: str, target: bytes, host: bytes, lines: list[bytes], framing: int) -> bytes:
-    """Raises `UnsayableError`. The names in the lines are taken for tokens."""
+def request_line(method: str, target: bytes) -> bytes:
+    """The first line of a head, with its end. Raises `UnsayableError`."""
     verb = method.encode("ascii", "replace")
-    all_lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (verb, target, host), *lines]
+    if not target or target.translate(None, _VISIBLE) or not verb or verb.translate(None, _TOKEN):
+        raise UnsayableError
+    return b"%b %b HTTP/1.1\r\n" % (verb, target)
+
+
+def request_fields(host: bytes, lines: list[bytes], framing: int) -> bytes:
+    """The rest of a head. Raises `UnsayableError`. The names in the lines are taken for tokens."""
+    all_lines = [b"Host: " + host, *lines]
     if framing >= 0:
         all_lines.append(b"Content-Length: %d" % framing)
     elif framing == CHUNKED:
         all_lines.append(b"Transfer-Encoding: chunked")
     all_lines.append(b"\r\n")
     head = b"\r\n".join(all_lines)
-    if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(all_lines) + 2:
+    if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(all_lines):
         raise UnsayableError  # a line end, or NUL, where there is none of ours
-    if not target or target.translate(None, _VISIBLE) or not verb or verb.translate(None, _TOKEN):
-        raise UnsayableError
     return head
 
 

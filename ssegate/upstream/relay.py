@@ -7,7 +7,26 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ssegate.core.headers import Pair
+from ssegate.core.headers import Headers, Pair
+
+
+class Passable(Protocol):
+    """A request as it came to an edge; see `exchange.Request`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> bytes: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def http_version(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def upgrade(self) -> bytes | None: ...
 
 
 class Viewer(Protocol):
@@ -40,6 +59,10 @@ class Viewer(Protocol):
 
         Behind a 101 it is this direction alone that is over: the edge may still send, and ends it by `send_end` or `cancel`.
         """
+        ...
+
+    def flush(self) -> None:
+        """What came in one piece has been told, and the answer goes on: what was told may leave. Not called behind the end."""
         ...
 
     def fail(self, error: Exception) -> None:

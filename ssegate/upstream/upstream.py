@@ -7,19 +7,19 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ssegate.core.headers import Headers, Pair
+from ssegate.core.headers import Pair
 from ssegate.errors import UpstreamError
 from ssegate.upstream.address import Address
 from ssegate.upstream.endpoint import Endpoint
 from ssegate.upstream.errand import Errand
 from ssegate.upstream.fetch import MAX_REDIRECTS, REDIRECTS, FetchAnswer, Fetching, basic, bearer, fetch_headers
-from ssegate.upstream.fields import NO_BODY, RequestFields, UnsayableError, request_head
+from ssegate.upstream.fields import NO_BODY, RequestFields, UnsayableError, request_fields, request_line
 from ssegate.upstream.forwarded import Networks
 from ssegate.upstream.pool import Budget, Pool
 
 if TYPE_CHECKING:
     from ssegate.config.model import Upstream as Settings
-    from ssegate.upstream.relay import Relaying, Viewer
+    from ssegate.upstream.relay import Passable, Relaying, Viewer
 
 FETCH_SILENCES = 6
 """A whole fetch takes at most `timeout.connect` and this many times `timeout.read`: a byte a second is not silence, but
@@ -93,35 +93,26 @@ class Upstream:
 
     def relay(
         self,
+        request: Passable,
+        trusted: Networks,
         viewer: Viewer,
-        method: str,
-        target: bytes,
-        headers: Headers,
-        *,
         has_body: bool,
-        http_version: str,
-        scheme: str,
-        peer: str,
-        trusted: Networks = (),
-        upgrade: bytes | None = None,
     ) -> Relaying:
-        """Pass a viewer's request on; the arguments are `exchange.Request`'s. The viewer is told what comes.
+        """Pass a viewer's request on. The viewer is told what comes.
 
         It is sent at once when a connection is idle, else as soon as there is one. Never blocks and never raises; what goes wrong
         comes by `viewer.fail`, an `UpstreamError` or one of its kinds, and not before this has returned.
 
         With `upgrade` the request asks for that protocol; only then may the answer be a 101.
         """
-        full, fact = self.address.target(target), ""
+        full, fact = self.address.target(request.target), ""
         try:
-            head, framing = self._fields.head(
-                method, full, headers.raw, has_body, http_version, scheme, peer, trusted, upgrade
-            )
+            head, framing = self._fields.head(request, full, has_body, trusted)
         except UnsayableError:
             head, framing, fact = b"", NO_BODY, _UNSAYABLE
-        errand = Errand(self._pool, viewer, self.address, method, full, head, framing, not has_body)
-        if upgrade is not None:
-            errand.upgrade = upgrade
+        errand = Errand(self._pool, viewer, self.address, request.method, full, head, framing, not has_body)
+        if request.upgrade is not None:
+            errand.upgrade = request.upgrade
         if fact:
             errand.fail_soon(fact)
         else:
@@ -147,7 +138,7 @@ class Upstream:
             await self._budget.take(first=first)
         fetching = Fetching(max_body, is_head=method == "HEAD")
         try:
-            head = request_head(method, target, self._authority, lines, NO_BODY)
+            head = request_line(method, target) + request_fields(self._authority, lines, NO_BODY)
         except UnsayableError:
             raise UpstreamError(f"{self.address.label(method, target)}: {_UNSAYABLE}") from None
         errand = Errand(self._pool, fetching, self.address, method, target, head, NO_BODY, True)

@@ -39,3 +39,14 @@ def gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     process.stop()
     said = process.log()
     assert "Traceback" not in said, said
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateProcess]:
+    """A gate of the native edge with a TLS port too, for what only that edge does."""
+    tls = 'keep_alive: 20s, tls: {listen: "127.0.0.1:0", self_signed: true}'
+    process = GateProcess(CONFIG.replace("keep_alive: 20s", tls), tmp_path_factory.mktemp("native"))
+    yield process
+    process.stop()
+    said = process.log()
+    assert "Traceback" not in said, said

@@ -40,7 +40,7 @@ def shorten_waits() -> None:
 async def run(path: str) -> None:
     service = Service(parse_config(Path(path).read_text(), source=path, environ={}))
     await service.start()
-    say({"port": service.port, "admin": service.admin_port})
+    say({"port": service.port, "admin": service.admin_port, "tls": service.tls_port or 0})
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

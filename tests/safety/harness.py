@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -60,6 +62,8 @@ class GateProcess:
         facts = self._hear()
         self.port: int = facts["port"]
         self.admin: int = facts["admin"]
+        self.tls: int = facts["tls"]
+        """The port with TLS; 0 when there is none."""
 
     @property
     def _stdin(self) -> IO[str]:
@@ -143,6 +147,15 @@ async def until(fact: Callable[[], bool], what: str, seconds: float = PATIENCE) 
         await asyncio.sleep(0.02)
 
 
+def trusting(*protocols: str) -> ssl.SSLContext:
+    """A client's TLS settings that take any certificate, and offer these protocols."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    return context
+
+
 def get(target: str, *headers: str, host: str = "gate.test") -> bytes:
     """A GET as bytes, that asks for the connection to be closed behind it."""
     lines = [f"GET {target} HTTP/1.1", f"Host: {host}", "Connection: close", *headers]
@@ -175,13 +188,16 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, port: int, *, receive_buffer: int | None = None) -> Self:
+    async def connect(
+        cls, port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> Self:
         connection = socket.socket()
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
-        return cls(*await asyncio.open_connection(sock=connection, limit=2**22))
+        name = None if tls is None else "localhost"
+        return cls(*await asyncio.open_connection(sock=connection, limit=2**22, ssl=tls, server_hostname=name))
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,6 +209,12 @@ class Client:
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
+
+    def reset(self) -> None:
+        """End the connection with RST."""
+        connection = self.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     def stop_reading(self) -> None:
         self.writer.transport.pause_reading()
@@ -283,9 +305,9 @@ class Http2Client(Client):
         """Whether what came is acknowledged, which opens the window again."""
 
     @classmethod
-    async def begin(cls, port: int, *, window: int | None = None) -> Self:
+    async def begin(cls, port: int, *, window: int | None = None, tls: ssl.SSLContext | None = None) -> Self:
         """Connect and exchange settings; `window` is what each stream may be sent at first."""
-        client = await cls.connect(port)
+        client = await cls.connect(port, tls=tls)
         if window is not None:
             client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
             client.h2.clear_outbound_data_buffer()

@@ -109,6 +109,11 @@ class Call:
         self.is_read = True
         return await self._reader.readuntil(end)
 
+    async def receive(self) -> bytes:
+        """Some of what comes, as it is; empty when the other side has ended."""
+        self.is_read = True
+        return await self._reader.read(65536)
+
     async def read_rest(self) -> bytes:
         """What comes until the other side ends."""
         self.is_read = True

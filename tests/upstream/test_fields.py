@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ssegate.core.headers import Headers
 from ssegate.upstream.fields import (
     CHUNKED,
     NO_BODY,
@@ -12,6 +13,7 @@ from ssegate.upstream.fields import (
     last_chunk,
     trailer_fields,
 )
+from tests.upstream.viewer import Asked
 
 Pair = tuple[bytes, bytes]
 
@@ -39,7 +41,9 @@ def head(
 ) -> tuple[list[Pair], int]:
     """The fields of the request, but X-Forwarded-*, and its framing."""
     rules = RequestFields(configured or [], b"fallback", own_host)
-    made, framing = rules.head(method, target, fields, has_body, version, "http", "", (), None)
+    request = Asked(method, target, Headers(fields), version, peer="")
+    made, framing = rules.head(request, target, has_body, ())
+    assert rules.head(request, target, has_body, ()) == (made, framing)  # and again, for the same fields
     assert made.endswith(b"\r\n\r\n")
     lines = [line.partition(b": ") for line in made.split(b"\r\n")[1:-2]]
     return [(name, value) for name, _, value in lines if not name.startswith(b"X-Forwarded")], framing

@@ -7,6 +7,7 @@ import pytest
 from ssegate.core.headers import Headers
 from ssegate.upstream.fields import RequestFields
 from ssegate.upstream.forwarded import client_address, is_trusted
+from tests.upstream.viewer import Asked
 
 NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -31,7 +32,8 @@ def test_only_the_named_networks_are_trusted(peer: str, expected: bool) -> None:
 def from_(peer: str, *fields: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """The fields of a request as they go on, but Host."""
     raw = ((b"Host", b"shop.example"), *fields)
-    head, _ = RequestFields([], b"api", None).head("GET", b"/", raw, False, "1.1", "http", peer, NETWORKS, None)
+    request = Asked("GET", b"/", Headers(raw), peer=peer)
+    head, _ = RequestFields([], b"api", None).head(request, b"/", False, NETWORKS)
     lines = [line.partition(b": ") for line in head.split(b"\r\n")[2:-2]]
     return [(name, value) for name, _, value in lines]
 

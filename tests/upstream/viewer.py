@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ssegate.core.headers import Headers
@@ -120,6 +121,9 @@ class RecordingViewer:
         self.trailers = trailers
         self._tell()
 
+    def flush(self) -> None:
+        pass
+
     def fail(self, error: Exception) -> None:
         self._check()
         self.error = error
@@ -132,6 +136,19 @@ class RecordingViewer:
         self._tell()
 
 
+@dataclass
+class Asked:
+    """A viewer's request, as an edge gives it."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    http_version: str = "1.1"
+    scheme: str = "http"
+    peer: str = "203.0.113.9"
+    upgrade: bytes | None = None
+
+
 def relay(
     upstream: Upstream,
     *fields: Pair,
@@ -141,9 +158,10 @@ def relay(
     host: bytes | None = b"shop.example",
     **others: Any,
 ) -> RecordingViewer:
-    """Begin it. `others` as `Upstream.relay` has them."""
+    """Begin it. `others` are further parts of the request, and `trusted`."""
     viewer = RecordingViewer()
     headers = Headers([*([(b"Host", host)] if host is not None else []), *fields])
-    how = {"http_version": "1.1", "scheme": "http", "peer": "203.0.113.9", **others}
-    viewer.relaying = upstream.relay(viewer, method, target, headers, has_body=has_body, **how)
+    trusted = others.pop("trusted", ())
+    request = Asked(method, target, headers, **others)
+    viewer.relaying = upstream.relay(request, trusted, viewer, has_body)
     return viewer

@@ -223,10 +223,14 @@ class Http2Connection(Connection):
         At once if this is all that goes to this client now. If it has streams of other topics here, what they have is sent
         with it, in one write, at the end of the loop's turn.
         """
-        if self._is_flush_planned or len(self.bundles) > 1 or self.fd == NOT_DIRECT:
+        if self._is_flush_planned or len(self.bundles) > 1:
             self._out.append(self.h2.data_to_send())
             self._out.append(frames)
             self.plan_flush()
+            return
+        if self.fd == NOT_DIRECT:
+            if not self.transport.is_closing():
+                self.transport.write(frames)
             return
         try:
             sent = os.write(self.fd, frames)
@@ -814,6 +818,9 @@ class Http2Relay:
     def receive_end(self, trailers: tuple[Pair, ...]) -> None:
         self._is_ended = True
         self._stream.send_end(trailers)
+
+    def flush(self) -> None:
+        pass  # all streams of a connection leave together, at the end of the loop's turn
 
     def fail(self, error: Exception) -> None:
         self._is_ended = True

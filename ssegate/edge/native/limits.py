@@ -37,6 +37,9 @@ FULL_PAUSE = 0.25
 CONTINUE_AFTER = 1.0
 """Seconds after which a client that waits for `100 Continue` gets it from us, when the upstream has not spoken."""
 
+MAX_REMEMBERED = 2048
+"""Bytes of a request's fields that are remembered while its connection is idle, because the next request mostly has the same."""
+
 MAX_DROPPED = 64 * 1024
 """Bytes of a body nobody wants that are read all the same, so that its connection can be used again; above, it is closed."""
 

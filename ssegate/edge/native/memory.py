@@ -1,8 +1,9 @@
-"""What the C library's allocator is told, so that idle TLS connections stay cheap while others come and go."""
+"""What the allocator and the garbage collector are told, for a process with tens of thousands of long-lived objects."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
@@ -26,3 +27,15 @@ def lower_mmap_threshold() -> bool:
     except (OSError, TypeError):  # Windows: there is no such library
         return False
     return is_glibc and library.mallopt(_M_MMAP_THRESHOLD, THRESHOLD) == 1
+
+
+def calm_collector() -> None:
+    """Let the collector pass over what is there already, and look less often. For the whole process.
+
+    What the gate makes for a client is freed with the client's last reference; the collector is for the odd cycle. By its
+    own thresholds it walks every stream there is again and again while streams are opened: 4,000 new streams cost 0.37 s
+    of CPU then, 0.30 s with what was imported set aside, and 0.28 s with these (benchmarks, connects).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
