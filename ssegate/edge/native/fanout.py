@@ -100,6 +100,10 @@ class Reader:
         """How many bytes may be written now."""
         raise NotImplementedError
 
+    def is_clogged(self) -> bool:
+        """Whether bytes wait in the transport: what is written past it would overtake them."""
+        raise NotImplementedError
+
     def write(self, data: bytes) -> None:
         """Frame and write this many bytes, no more than there was room for."""
         raise NotImplementedError
@@ -142,7 +146,7 @@ class Reader:
                 self._data, self._at = b"", 0
                 if self.subscriber is None or self.subscriber.is_over or self.channel is None:
                     self.finish()
-                else:
+                elif not self.is_clogged():  # else `drained` comes, and then this again
                     self.channel.join(self)
                 return
 
@@ -251,7 +255,8 @@ class Channel:
     """The live readers of one topic, and the leader that reads for them."""
 
     __slots__ = (
-        "_direct", "_drop", "_is_interrupted", "_is_sliced", "_joining", "_latency", "_owed", "_parcel", "_pass", "_readers", "_targets", "_unreached",
+        "_direct", "_drop", "_is_interrupted", "_is_sliced", "_joining", "_latency", "_owed", "_parcel", "_pass", "_readers", "_targets",
+        "_transports", "_unreached",
         "counts", "leader", "topic", "written_at",
     )  # fmt: skip
 
@@ -266,6 +271,7 @@ class Channel:
         self._drop = drop
         self._readers = 0  # live and lagging
         self._direct: dict[int, DirectReader] = {}
+        self._transports: dict[asyncio.Transport, Reader] = {}
         self._targets: dict[Target, None] = {}
         self._joining: dict[Reader, None] = {}  # those that came while a pass was under way
         # A pass: what is new is written to everybody, in slices.
@@ -323,6 +329,14 @@ class Channel:
         """See `Reader.leave`."""
         del self._direct[fd]
 
+    def enter_transport(self, transport: asyncio.Transport, reader: Reader) -> None:
+        """See `Reader.enter`: chunks are written to the transport, which says to its protocol when that is too much."""
+        self._transports[transport] = reader
+
+    def leave_transport(self, transport: asyncio.Transport) -> None:
+        """See `Reader.leave`."""
+        del self._transports[transport]
+
     def enter_target(self, target: Target) -> None:
         """See `Reader.enter`."""
         self._targets[target] = None
@@ -364,6 +378,7 @@ class Channel:
                 yield from self._let_them_read()
             else:
                 yield from self._write_direct(self._parcel)
+                yield from self._write_transports(self._parcel)
                 yield from self._write_targets(self._parcel)
         if self.leader.is_over:
             yield from self._end_all()
@@ -390,6 +405,22 @@ class Channel:
             yield
 
     def _behind_direct(self, readers: list[tuple[int, DirectReader]], reached: int) -> list[Reader]:
+        behind = [reader for _, reader in readers[reached:]]
+        return [*behind, *self._transports.values(), *_readers_of(self._targets)]
+
+    def _write_transports(self, parcel: Parcel) -> Iterator[None]:
+        data, readers = parcel.chunk, list(self._transports.items())
+        for start in range(0, len(readers), BATCH):
+            batch = readers[start : start + BATCH]
+            if self._is_sliced:
+                batch = [item for item in batch if self._transports.get(item[0]) is item[1]]
+            for transport, _ in batch:
+                transport.write(data)
+            self._count(len(batch), parcel.size)
+            self._unreached = partial(self._behind_transports, readers, start + BATCH)
+            yield
+
+    def _behind_transports(self, readers: list[tuple[asyncio.Transport, Reader]], reached: int) -> list[Reader]:
         return [*(reader for _, reader in readers[reached:]), *_readers_of(self._targets)]
 
     def _lag(self, reader: DirectReader, rest: bytes) -> None:
@@ -417,7 +448,7 @@ class Channel:
         self._latency.observe(time.monotonic() - self.topic.moved_at, readers)
 
     def _live(self) -> list[Reader]:
-        return [*self._direct.values(), *_readers_of(self._targets)]
+        return [*self._direct.values(), *self._transports.values(), *_readers_of(self._targets)]
 
     def _let_them_read(self) -> Iterator[None]:
         """A large document is written by each reader itself, in pieces: what a client does not take would be held whole."""

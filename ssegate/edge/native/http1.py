@@ -576,6 +576,9 @@ class Http1Reader(DirectReader):
     def room(self) -> int:
         return 0 if self._connection.is_paused else limits.PIECE
 
+    def is_clogged(self) -> bool:
+        return self._connection.is_paused
+
     def write(self, data: bytes) -> None:
         self._connection.write(self.frame(data))
 
@@ -599,21 +602,25 @@ class Http1Reader(DirectReader):
     def enter(self, channel: Channel) -> None:
         if self._is_chunked:
             self.fd = self._connection.fd
-        if self.fd == NOT_DIRECT:
-            channel.enter_target(self)
-        else:
+        if self.fd != NOT_DIRECT:
             channel.enter_direct(self)
+        elif self._is_chunked:
+            channel.enter_transport(self._connection.transport, self)
+        else:
+            channel.enter_target(self)
 
     def leave(self, channel: Channel) -> None:
-        if self.fd == NOT_DIRECT:
-            channel.leave_target(self)
-        else:
+        if self.fd != NOT_DIRECT:
             channel.leave_direct(self.fd)
+        elif self._is_chunked:
+            channel.leave_transport(self._connection.transport)
+        else:
+            channel.leave_target(self)
 
-    # Target, for TLS and HTTP/1.0
+    # Target, for HTTP/1.0
 
     def deliver(self, parcel: Parcel) -> int:
-        self._connection.write(parcel.chunk if self._is_chunked else parcel.data)
+        self._connection.write(parcel.data)
         return 1
 
     def readers(self) -> list[Reader]:

@@ -229,8 +229,7 @@ class Http2Connection(Connection):
             self.plan_flush()
             return
         if self.fd == NOT_DIRECT:
-            if not self.transport.is_closing():
-                self.transport.write(frames)
+            self.transport.write(frames)
             return
         try:
             sent = os.write(self.fd, frames)
@@ -506,6 +505,10 @@ class Http2Stream:
         if is_last:
             self._complete()
 
+    def is_clogged(self) -> bool:
+        """Whether the client does not take what was written to its connection."""
+        return self._connection.is_paused
+
     def window(self) -> int:
         """How much may be sent on this stream now."""
         connection = self._connection
@@ -677,6 +680,9 @@ class Http2Reader(Reader):
     def room(self) -> int:
         return self._http2.window()
 
+    def is_clogged(self) -> bool:
+        return self._http2.is_clogged()
+
     def write(self, data: bytes) -> None:
         self._http2.write(data)
 
@@ -710,7 +716,7 @@ class Http2Reader(Reader):
 class Bundle:
     """The live streams of one topic on one connection: one write for all of them."""
 
-    __slots__ = ("_connection", "_readers", "numbers", "sent")
+    __slots__ = ("_connection", "_count", "_readers", "numbers", "sent")
 
     def __init__(self, connection: Http2Connection) -> None:
         self.numbers: tuple[int, ...] = ()
@@ -719,30 +725,33 @@ class Bundle:
         """Bytes sent on each of them that h2 has not been told of."""
         self._connection = connection
         self._readers: list[Http2Reader] = []
+        self._count = 0
 
     def add(self, reader: Http2Reader) -> None:
         """One more."""
         self._readers.append(reader)
         self.numbers = (*self.numbers, reader.number)
+        self._count += 1
 
     def discard(self, reader: Http2Reader) -> None:
         """One less."""
         self._readers.remove(reader)
         self.numbers = tuple(each.number for each in self._readers)
+        self._count -= 1
 
     def deliver(self, parcel: Parcel) -> int:
         """See `fanout.Target`."""
-        connection, numbers = self._connection, self.numbers
-        need = parcel.size * len(numbers)
+        connection, numbers, count = self._connection, self.numbers, self._count
+        need = parcel.size * count
         if connection.allowance < need and not connection.renew_allowance(need):
             for reader in self.readers():
                 reader.fall_behind(parcel.data)
                 reader.pump()
-            return len(numbers)
+            return count
         connection.allowance -= need
         self.sent += parcel.size
         connection.send_frames(parcel.frames(numbers))
-        return len(numbers)
+        return count
 
     def readers(self) -> list[Reader]:
         """See `fanout.Target`."""
