@@ -5,7 +5,9 @@ WORKDIR /src
 RUN python -m venv /opt/ssegate
 COPY pyproject.toml README.md ./
 COPY ssegate ./ssegate
-RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check .
+# docker build --build-arg EXTRAS=http3 …
+ARG EXTRAS=""
+RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.11-slim
 # A number, so that Kubernetes can tell that it is not root.
@@ -15,7 +17,7 @@ ENV PATH=/opt/ssegate/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001
-EXPOSE 8080
+EXPOSE 8080 8443 8443/udp
 STOPSIGNAL SIGTERM
 # It asks the admin listener: write `admin: {}` in the configuration, or start with --no-healthcheck.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["ssegate", "health"]

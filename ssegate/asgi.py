@@ -1,8 +1,8 @@
 """The gate as an ASGI application for any ASGI server: `uvicorn ssegate.asgi:app`, `hypercorn ssegate.asgi:app`.
 
 `app` reads the configuration that `ssegate` itself would find (`$SSEGATE_CONFIG`, `./ssegate.yaml` …) when the server
-starts it; `create_app` takes one. `server.listen`, `keep_alive`, `drain` and the admin listener are the server's own
-business here.
+starts it; `create_app` takes one. `server.listen`, `tls`, `edge`, `http3`, `keep_alive`, `drain` and the admin listener are
+the server's own business here, and WebSockets are answered 501.
 """
 
 from __future__ import annotations

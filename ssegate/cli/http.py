@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -18,6 +19,10 @@ MAX_REDIRECTS = 10
 
 _MAX_REFUSAL = 2000
 _AGENT = f"ssegate/{__version__}"
+
+
+class UntrustedError(UpstreamError):
+    """The server's certificate is not to be trusted, which waiting does not mend."""
 
 
 def fetch_status(url: str, *, timeout: float) -> int:
@@ -68,16 +73,21 @@ class EventStream:
 class Client:
     """A client that keeps nothing between requests but its connections."""
 
-    def __init__(self, headers: Sequence[tuple[str, str]]) -> None:
-        """`headers` are sent with every request; a redirect does not carry them to another origin."""
+    def __init__(self, headers: Sequence[tuple[str, str]], *, is_trusting: bool = False) -> None:
+        """`headers` are sent with every request; a redirect does not carry them to another origin.
+
+        `is_trusting`: whether any certificate will do.
+        """
         self._headers = list(headers)
-        self._client = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(10.0, read=None))
+        timeout = httpx.Timeout(10.0, read=None)
+        self._client = httpx.AsyncClient(trust_env=False, timeout=timeout, verify=not is_trusting)
 
     @asynccontextmanager
     async def open(self, url: str, last_event_id: str) -> AsyncIterator[EventStream]:
         """Ask for an event stream, as an `EventSource` does (WHATWG HTML, 9.2.3).
 
-        Raises `UpstreamUnreachableError` when no connection came about, `UpstreamError` when it broke.
+        Raises `UpstreamUnreachableError` when no connection came about, `UntrustedError` when that is for the server's
+        certificate, `UpstreamError` when it broke.
         """
         response = await self._ask(url, last_event_id)
         try:
@@ -112,6 +122,8 @@ class Client:
         try:
             return await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+                raise UntrustedError(_fact(error)) from error
             raise UpstreamUnreachableError(_fact(error)) from error
         except httpx.HTTPError as error:
             raise UpstreamError(_fact(error)) from error
@@ -149,6 +161,10 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 def _fact(error: httpx.HTTPError) -> str:
     """What happened, in the system's words; the errors on the way up from it repeat them, or say less."""
     for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):  # whose numbers are OpenSSL's, not the system's
+            return f"TLS failed: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
         if isinstance(cause, OSError) and cause.errno:
             is_lookup = isinstance(cause, socket.gaierror)
             return (cause.strerror or "the name is not known" if is_lookup else os.strerror(cause.errno)).lower()

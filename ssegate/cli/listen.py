@@ -42,6 +42,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--header", "-H", metavar="'N: v'", type=header, action="append", default=[], help="send this header too"
     )
+    parser.add_argument("--insecure", "-k", action="store_true", help="take any certificate, such as a self-signed one")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: id, event, data")
     parser.set_defaults(run=run)
 
@@ -73,7 +74,7 @@ class _Listener:
     async def run(self) -> int:
         from ssegate.cli.http import Client
 
-        client = Client(self._arguments.header)
+        client = Client(self._arguments.header, is_trusting=self._arguments.insecure)
         try:
             async with asyncio.timeout(self._arguments.timeout):
                 return await self._live(client)
@@ -90,11 +91,16 @@ class _Listener:
         return 1
 
     async def _live(self, client: Client) -> int:
+        from ssegate.cli.http import UntrustedError
+
         while True:
             fact = "has ended"
             try:
                 if (code := await self._connect(client)) is not None:
                     return code
+            except UntrustedError as error:
+                complain(f"{self._name}: {error}; --insecure takes any")
+                return 1
             except UpstreamUnreachableError as error:
                 fact = f"cannot be reached ({error})"
             except UpstreamError as error:

@@ -42,7 +42,8 @@ def run_service(service: Service, *, banner: Callable[[], None], load: LoadConfi
     _raise_file_limit(service.gate.config.limits.clients)
     runner = asyncio.Runner(loop_factory=new_event_loop)
     try:
-        code = runner.run(_live(service, banner, load))
+        with calm_collector():
+            code = runner.run(_live(service, banner, load))
     except BaseException:
         runner.close()
         raise
@@ -112,7 +113,6 @@ def _listen_for_signals() -> asyncio.Queue[int]:
 
 
 async def _start(service: Service) -> bool:
-    calm_collector()
     try:
         await service.start()
     except BrokerError as error:

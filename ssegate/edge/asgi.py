@@ -30,7 +30,7 @@ from ssegate.edge.exchange import (
 )
 from ssegate.edge.latency import Latency
 from ssegate.edge.passage import Passage
-from ssegate.edge.rules import check_request
+from ssegate.edge.rules import check_request, join_cookies
 from ssegate.edge.wheel import OFF, Wheel
 from ssegate.errors import RejectedError, UpstreamError
 
@@ -93,8 +93,9 @@ class AsgiEdge:
             return
 
     async def _reply(self, scope: MutableMapping[str, Any], body: _Body) -> Reply:
-        headers = Headers(scope["headers"])
         version = scope["http_version"]
+        fields = list(scope["headers"])
+        headers = Headers(fields if version in ("1.0", "1.1") else join_cookies(fields))
         target = scope.get("raw_path") or scope["path"].encode()
         if scope["query_string"]:
             target += b"?" + scope["query_string"]

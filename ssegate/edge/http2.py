@@ -36,16 +36,17 @@ class FloodError(h2.exceptions.ProtocolError):
 class ServerConnection(h2.connection.H2Connection):
     """The server's side of one connection. Streams it resets by itself are told as `StreamReset`, like the client's own."""
 
-    def __init__(self, *, max_streams: int, max_header_list: int, clock: Callable[[], float]) -> None:
-        """`max_header_list` in bytes; `clock` gives seconds that only grow."""
+    def __init__(
+        self, *, max_streams: int, max_header_list: int, clock: Callable[[], float], takes_connect: bool = False
+    ) -> None:
+        """`max_header_list` in bytes; `clock` gives seconds that only grow; `takes_connect`: clients are told that CONNECT
+        may name a protocol (RFC 8441).
+        """
         super().__init__(h2.config.H2Configuration(client_side=False, header_encoding=None))
-        self.local_settings = h2.settings.Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
-                SettingCodes.MAX_HEADER_LIST_SIZE: max_header_list,
-            },
-        )
+        values = {SettingCodes.MAX_CONCURRENT_STREAMS: max_streams, SettingCodes.MAX_HEADER_LIST_SIZE: max_header_list}
+        if takes_connect:
+            values[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
+        self.local_settings = h2.settings.Settings(client=False, initial_values=values)
         self._max_streams = max_streams
         self._clock = clock
         self._calm = float(FLOOD_BURST)

@@ -33,6 +33,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
     ConnectionTerminated,
+    HandshakeCompleted,
     ProtocolNegotiated,
     QuicEvent,
     StopSendingReceived,
@@ -53,6 +54,9 @@ logging.getLogger("quic").setLevel(logging.WARNING)
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from a client's first packet to the end of its handshake."""
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds the work on requests may take to end when it is cancelled."""
 
 WINDOW = 64 * 1024
 """Bytes of a request that wait for whoever reads it, its head included."""
@@ -131,7 +135,7 @@ class Http3Server:
         for connection in list(self.open):
             connection.leave()
         if self.tasks:
-            await asyncio.wait(self.tasks)
+            await asyncio.wait(self.tasks, timeout=CLOSE_TIMEOUT)
         if self._listener is not None:
             self._listener.close()
 
@@ -212,20 +216,15 @@ class _Connection(QuicConnectionProtocol):
         # aioquic's server makes connections of this one class.
         vars(quic)["_write_stream_limits"] = partial(self._grant, quic._write_stream_limits)
         server.open.add(self)
-        self._watch = self._loop.call_later(HANDSHAKE_TIMEOUT, self._end_handshake)
-
-    def _end_handshake(self) -> None:
-        if self.http is None:
-            self.close()
-        else:
-            self._show_life()
+        self._watch = self._loop.call_later(HANDSHAKE_TIMEOUT, self.close)  # unless it is over by then
 
     def _show_life(self) -> None:
         """Ping the client while it has requests: it need not send anything, and a stream may be silent for long."""
+        self._watch.cancel()
+        self._watch = self._loop.call_later(self.server.keep_alive / 3, self._show_life)
         if self.requests:
             self._quic.send_ping(0)
             self.transmit()
-        self._watch = self._loop.call_later(self.server.keep_alive / 3, self._show_life)
 
     def leave(self) -> None:
         """Close, whatever is under way."""
@@ -253,6 +252,8 @@ class _Connection(QuicConnectionProtocol):
         match event:
             case ProtocolNegotiated():
                 self.http = _Http3(self._quic)
+            case HandshakeCompleted():
+                self._show_life()
             case StreamReset() | StopSendingReceived():
                 self._receive_reset(event.stream_id)
             case ConnectionTerminated():
@@ -369,8 +370,9 @@ class _Request:
         edge = self._connection.server.edge
         try:
             await edge(scope, self.receive, self.send)
-            async with asyncio.timeout(edge.stall):
-                await self._until_unsent(0)
+            if self.is_answered:
+                async with asyncio.timeout(edge.stall):
+                    await self._until_unsent(0)
         except TimeoutError:
             edge.count_stalled()
             self.is_answered = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ssegate.core.headers import Headers
+from ssegate.core.headers import Headers, Pair
 from ssegate.errors import RejectedError
 
 MAX_HEADERS = 100
@@ -22,6 +22,15 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,18}")  # what has more digits is no length, and some readers of it would stumble
 _CONNECTION_FIELDS = ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
+
+
+def join_cookies(fields: list[Pair]) -> list[Pair]:
+    """HTTP/2 and HTTP/3 may send cookies one by one; for all others "these MUST be concatenated into a single octet string"
+    (RFC 9113, 8.2.3). Names are in lower case."""
+    crumbs = [value for name, value in fields if name == b"cookie"]
+    if len(crumbs) < 2:
+        return fields
+    return [*(pair for pair in fields if pair[0] != b"cookie"), (b"cookie", b"; ".join(crumbs))]
 
 
 def check_request(method: str, target: bytes, headers: Headers, http_version: str, *, max_head: int) -> bytes:

@@ -96,7 +96,9 @@ class Fetching:
             errand.cancel()
             raise
         finally:
-            self._errand = None
+            # An exception holds the frames it came through, and they hold this: the body must not wait for the collector.
+            self._errand = self._gunzip = None
+            self._body = bytearray()
 
     def receive_informational(self, status: int, headers: tuple[Pair, ...]) -> None:
         pass
@@ -139,7 +141,7 @@ class Fetching:
 
     def fail(self, error: Exception) -> None:
         if not self._outcome.done():
-            self._outcome.set_exception(error)
+            self._outcome.set_exception(error.with_traceback(None))
 
     def flush(self) -> None:
         pass

@@ -101,8 +101,6 @@ class RequestFields:
             claims, told = believe(raw, names, dropped, peer, trusted)
             dropped = dropped | claims
         lines = [b": ".join(pair) for pair, name in zip(raw, names, strict=True) if name not in dropped]
-        if request.http_version[0] != "1" and names.count(b"cookie") > 1:
-            lines = _one_cookie(lines)
         lines += forwarded_lines(peer, request.scheme, viewers, told)
         lines += self._configured
         if upgrade is not None:
@@ -153,12 +151,6 @@ def _with_options(dropped: frozenset[bytes], fields: Sequence[Pair], names: Sequ
     if names.count(b"connection") == 1 and fields[names.index(b"connection")][1] in _PLAIN_CONNECTION:
         return dropped
     return dropped | options(fields)
-
-
-def _one_cookie(lines: list[bytes]) -> list[bytes]:
-    """HTTP/2 may send cookies one by one; elsewhere "these MUST be concatenated into a single octet string" (RFC 9113, 8.2.3)."""
-    crumbs = [line[8:] for line in lines if line[:8].lower() == b"cookie: "]
-    return [*(line for line in lines if line[:8].lower() != b"cookie: "), b"Cookie: " + b"; ".join(crumbs)]
 
 
 _IN_ANSWERS = _HOP_BY_HOP - {b"http2-settings"}

@@ -8,6 +8,8 @@ import json
 import pytest
 
 from ssegate.cli import main
+from ssegate.config.load import parse_config
+from ssegate.service import Service
 from tests.cli.process import COMMAND, environment
 from tests.upstream.scripted import Call, ScriptedUpstream, Step, answer, script
 
@@ -186,3 +188,48 @@ def test_an_interrupt_leaves_with_130() -> None:
             assert b"Traceback" not in await process.stderr.read()
 
     asyncio.run(scenario())
+
+
+TLS = """
+version: 1
+server: {listen: "127.0.0.1:0", tls: {listen: "127.0.0.1:0", self_signed: true}}
+routes: [{path: /x/events, webhook: {at: /hook, verify: none}, max_age: 100ms}]
+"""
+
+
+async def over_tls(*arguments: str) -> int:
+    """The exit code of a command whose last argument is a gate's stream, behind a certificate of its own."""
+    service = Service(parse_config(TLS, source="test.yaml", environ={}))
+    await service.start()
+    try:
+        return await asyncio.to_thread(main, [*arguments, f"https://localhost:{service.tls_port}/x/events"])
+    finally:
+        await service.aclose()
+
+
+@pytest.mark.parametrize("command", ["listen", "health"])
+def test_a_certificate_nobody_vouches_for_is_named_and_not_waited_for(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asyncio.run(over_tls(command)) == 1
+    said = capsys.readouterr()
+    assert "its certificate is not trusted: self-signed certificate" in said.out + said.err
+    assert ("--insecure takes any" in said.err) == (command == "listen")
+
+
+def test_any_certificate_is_taken_when_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert asyncio.run(over_tls("listen", "--insecure", "--timeout", "500ms")) == 0
+    assert "connected" in capsys.readouterr().err
+
+
+def test_a_server_without_tls_is_said_to_be_that(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> int:
+        service = Service(parse_config(TLS, source="test.yaml", environ={}))
+        await service.start()
+        try:
+            return await asyncio.to_thread(main, ["health", f"https://localhost:{service.port}/x/events"])
+        finally:
+            await service.aclose()
+
+    assert asyncio.run(scenario()) == 1
+    assert "TLS failed: wrong version number" in capsys.readouterr().out

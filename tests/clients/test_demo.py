@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from tests.clients.browser import Browser
 from tests.clients.children import Child
 from tests.clients.gate import HERE
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.node]
 
@@ -70,12 +70,6 @@ class Demo:
         answer = httpx.request(method, httpx.URL(self.urls["page"]).join(path), json=document)
         answer.raise_for_status()
         return answer.json() if answer.content else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import textwrap
 from asyncio.subprocess import PIPE, Process
@@ -21,6 +20,7 @@ from ssegate.config.load import parse_config
 from ssegate.config.model import Config
 from ssegate.service import Service
 from tests.e2e.client import PATIENCE, Asking, Exchange, Pair, Reply, Viewer, exchange
+from tests.ports import free_port as free_port
 from tests.upstream.scripted import ScriptedUpstream
 
 P = ParamSpec("P")
@@ -150,13 +150,6 @@ async def running_gate(
 def make_config(text: str) -> Config:
     """The configuration a text says."""
     return parse_config(text, source="test.yaml", environ=os.environ)
-
-
-def free_port() -> int:
-    """A port nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 class GateProcess(Door):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ssegate.core.headers import Headers, Pair
-from ssegate.edge.rules import MAX_HEADERS, MAX_TARGET, check_request
+from ssegate.edge.rules import MAX_HEADERS, MAX_TARGET, check_request, join_cookies
 from ssegate.errors import RejectedError
 
 HOST = (b"Host", b"gate.test")
@@ -197,3 +197,9 @@ def test_the_absolute_form_of_the_host_that_was_asked_is_its_path(target: bytes,
 
 def test_the_absolute_form_without_a_host_names_another_one() -> None:
     assert refusal(target=b"http://gate.test/x", host=None, version="1.0") == 400
+
+
+def test_the_cookies_of_http2_become_one_field() -> None:
+    crumbs = [(b"cookie", b"a=1"), (b"accept", b"x"), (b"cookie", b"b=2")]
+    assert join_cookies(crumbs) == [(b"accept", b"x"), (b"cookie", b"a=1; b=2")]
+    assert join_cookies(crumbs[:2]) == crumbs[:2]

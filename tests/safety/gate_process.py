@@ -1,6 +1,6 @@
 """A gate in a process of its own, so that its memory, descriptors and tasks can be counted; run by `harness.py`.
 
-`python gate_process.py CONFIG` prints one line of JSON when it listens, answers each line `tasks` on standard input with
+`OPEN_FILES` in its environment is how many descriptors it may have. `python gate_process.py CONFIG` prints one line of JSON when it listens, answers each line `tasks` on standard input with
 the number of its tasks, and leaves when standard input ends.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ssegate.service import Service
 
 HEAD_TIMEOUT = 0.6
 BODY_SILENCE = 0.6
+HANDSHAKE_TIMEOUT = 0.8
 LINGER = 0.5
 CLOSE_TIMEOUT = 1.0
 
@@ -33,6 +35,7 @@ def shorten_waits() -> None:
         module.HEAD_TIMEOUT = HEAD_TIMEOUT
         module.LINGER = LINGER
         module.CLOSE_TIMEOUT = CLOSE_TIMEOUT
+    ssegate.edge.native.limits.HANDSHAKE_TIMEOUT = HANDSHAKE_TIMEOUT
     for module in (ssegate.edge.asgi, ssegate.edge.native.limits):
         module.BODY_SILENCE = BODY_SILENCE
 
@@ -61,5 +64,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.INFO)
     shorten_waits()
+    if files := os.environ.get("OPEN_FILES"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), int(files)))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(sys.argv[1]))

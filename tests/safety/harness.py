@@ -25,23 +25,22 @@ import h2.events
 import h2.settings
 from hyperframe.frame import Frame, GoAwayFrame
 
+from tests.ports import free_port
+
 PATIENCE = 10.0
 """Seconds a test waits for what should come at once."""
 
 Pair = tuple[bytes, bytes]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class GateProcess:
     """A gate in a process of its own."""
 
-    def __init__(self, config: str, directory: Path, edge: str = "native") -> None:
-        """`config` is YAML; `{upstream}` in it is the URL where tests put their scripted upstream, `EDGE` the `edge`."""
+    def __init__(self, config: str, directory: Path, edge: str = "native", *, files: int | None = None) -> None:
+        """`config` is YAML; `{upstream}` in it is the URL where tests put their scripted upstream, `EDGE` the `edge`.
+
+        `files`: how many descriptors it may have.
+        """
         self.edge = edge
         self.upstream_port = free_port()
         url = f"http://127.0.0.1:{self.upstream_port}"
@@ -56,7 +55,7 @@ class GateProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=script.parents[2],
-                env={**os.environ, "PYTHONPATH": str(script.parents[2])},
+                env={**os.environ, "PYTHONPATH": str(script.parents[2]), "OPEN_FILES": str(files or "")},
                 text=True,
             )
         facts = self._hear()
@@ -188,9 +187,7 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def connect(
-        cls, port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
-    ) -> Self:
+    async def connect(cls, port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> Self:
         connection = socket.socket()
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

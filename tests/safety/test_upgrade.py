@@ -87,7 +87,11 @@ def test_the_head_of_a_101_reaches_the_client_and_bytes_go_both_ways(native: Gat
                     await client.send(word)
                     assert await client.reader.readexactly(len(word)) == word
             asked = upstream.requests[0]
-            assert (asked.target, asked.get("connection"), asked.get("upgrade")) == ("/chat?a=%20b", "Upgrade", "websocket")
+            assert (asked.target, asked.get("connection"), asked.get("upgrade")) == (
+                "/chat?a=%20b",
+                "Upgrade",
+                "websocket",
+            )
             assert (asked.get("sec-websocket-key"), asked.get("cookie")) == ("a2V5", "a=b")
             assert len(upstream.requests) == 1
 

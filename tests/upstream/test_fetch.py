@@ -3,12 +3,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import shutil
-import socket
 import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from ssegate.errors import (
 )
 from ssegate.upstream import FetchAnswer, Upstream
 from ssegate.upstream.connection import ClosedUnansweredError
+from tests.ports import free_port
 from tests.upstream.scripted import Call, ScriptedUpstream, Step, answer, chunked, heads, named, script
 from tests.upstream.settings import settings
 
@@ -65,12 +65,6 @@ def failure(step: Step, kind: type[UpstreamError] = UpstreamError, max_body: int
             return str(caught.value).replace(scripted.url, "http://api")
 
     return asyncio.run(run())
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # What is sent

@@ -72,12 +72,6 @@ def test_host_is_the_configured_one_else_the_viewers_else_the_upstreams() -> Non
     assert head(own_host=None)[0] == [(b"Host", b"fallback")]
 
 
-def test_the_cookies_of_http2_become_one_field() -> None:
-    crumbs = ((b"cookie", b"a=1"), (b"accept", b"x"), (b"cookie", b"b=2"))
-    assert head(*crumbs, version="2")[0] == [(b"Host", b"api"), (b"accept", b"x"), (b"Cookie", b"a=1; b=2")]
-    assert head(*crumbs)[0][1:] == list(crumbs)
-
-
 @pytest.mark.parametrize(
     ("version", "has_body", "goes"), [("1.1", True, True), ("1.1", False, False), ("1.0", True, False)]
 )

@@ -313,13 +313,11 @@ class Channel:
 
     def remove(self, reader: Reader) -> bytes:
         """Write to it no more. Returns what the pass under way has not written to it."""
+        if self._is_interrupted and self._owed is None:
+            self._owed = set(self._unreached())  # while this one still stands among them
         reader.is_live = False
         reader.leave(self)
-        if not self._is_interrupted:
-            return b""
-        if self._owed is None:
-            self._owed = set(self._unreached())
-        return self._parcel.data if reader in self._owed else b""
+        return self._parcel.data if self._owed is not None and reader in self._owed else b""
 
     def enter_direct(self, reader: DirectReader) -> None:
         """See `Reader.enter`."""
@@ -356,7 +354,7 @@ class Channel:
     def _go_on(self) -> None:
         assert self._pass is not None
         until = time.monotonic() + SLICE
-        self._is_interrupted = False
+        self._is_interrupted, self._owed = False, None
         for _ in self._pass:
             if time.monotonic() >= until:
                 self._is_sliced = self._is_interrupted = True

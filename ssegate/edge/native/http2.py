@@ -39,7 +39,7 @@ from ssegate.edge.native import limits
 from ssegate.edge.native.body import BodyReader
 from ssegate.edge.native.connection import NOT_DIRECT, Connection
 from ssegate.edge.native.fanout import Channel, Parcel, Reader
-from ssegate.edge.rules import check_request
+from ssegate.edge.rules import check_request, join_cookies
 from ssegate.edge.wheel import OFF
 from ssegate.errors import RejectedError
 
@@ -58,9 +58,14 @@ MAX_UNREAD = 1024 * 1024
 """Bytes of all bodies of one connection that wait to be taken; up to these, one that waits does not hold up the others."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PROTOCOL = re.compile(rb"%b(?:/%b)?" % (_TOKEN.pattern, _TOKEN.pattern))  # RFC 9110, 7.8
+_NO_UPGRADE = frozenset({b"h2c", b"h2"})
 _BODILESS = frozenset({204, 304})
 _TUNNEL_FIELDS = frozenset({b"connection", b"upgrade", b"sec-websocket-accept"})
 _CODES = h2.errors.ErrorCodes
+
+# To extended CONNECT a 2xx would say that there is a tunnel.
+_NOT_SWITCHED = problem(501, "what is asked for goes over to no other protocol")
 
 
 class Http2Connection(Connection):
@@ -73,7 +78,9 @@ class Http2Connection(Connection):
     def __init__(self, edge: NativeEdge) -> None:
         super().__init__(edge)
         loop = asyncio.get_running_loop()
-        self.h2 = ServerConnection(max_streams=edge.max_streams, max_header_list=2 * edge.max_head, clock=loop.time)
+        self.h2 = ServerConnection(
+            max_streams=edge.max_streams, max_header_list=2 * edge.max_head, clock=loop.time, takes_connect=True
+        )
         self.streams: dict[int, Http2Stream] = {}
         """Those that are not over."""
         self.bundles: dict[Channel, Bundle] = {}
@@ -313,7 +320,7 @@ class Http2Stream:
     """One request and its response."""
 
     __slots__ = (
-        "_asking", "_at", "_body", "_connection", "_data", "_end", "_is_last", "_is_request_done", "_method", "_moved_at", "_reader",
+        "_asking", "_at", "_body", "_connection", "_data", "_end", "_is_half_closed", "_is_last", "_is_request_done", "_method", "_moved_at", "_reader",
         "_relay", "_tunnel", "_untaken", "is_over", "number", "slot", "trailers",
     )  # fmt: skip
 
@@ -326,6 +333,7 @@ class Http2Stream:
         self._connection = connection
         self._method = ""
         self._tunnel = False  # an extended CONNECT
+        self._is_half_closed = False  # the upstream's side of it has ended
         self._is_request_done = False
         self._body: BodyReader | None = None
         self._untaken = 0  # bytes of the body the client has not been told are taken
@@ -371,12 +379,16 @@ class Http2Stream:
         if not _TOKEN.fullmatch(pseudo[b":method"]):
             return None
         self._method = pseudo[b":method"].decode("ascii")
-        upgrade = None
-        if self._method == "CONNECT" and (protocol := pseudo.get(b":protocol")) is not None:
+        upgrade = pseudo.get(b":protocol")
+        if upgrade is not None:
+            if self._method != "CONNECT" or not _PROTOCOL.fullmatch(upgrade):
+                return None
+            if upgrade.lower() in _NO_UPGRADE:
+                raise RejectedError(501, "this protocol is not gone over to here")
             # RFC 8441: what was an Upgrade in HTTP/1.1, which is what the upstream is asked in.
-            self._tunnel, self._method, upgrade, has_body = True, "GET", protocol, False
+            self._tunnel, self._method, has_body = True, "GET", False
             fields.append((b"sec-websocket-key", base64.b64encode(secrets.token_bytes(16))))
-        headers = Headers(fields)
+        headers = Headers(join_cookies(fields))
         target = check_request(
             self._method, pseudo.get(b":path", b""), headers, "2", max_head=self._connection.edge.max_head
         )
@@ -435,13 +447,20 @@ class Http2Stream:
         self._is_request_done = True
         if self._relay is not None:
             self._relay.send_end(self.trailers)
+            if self._is_half_closed:
+                self._relay.leave()
+                self.close()
         elif self._body is not None:
             self._body.feed_end()
 
     # The response
 
     def _render(self, reply: Reply) -> None:
-        if isinstance(reply, Answer):
+        if self._tunnel and not isinstance(reply, Relay):
+            if isinstance(reply, Stream):
+                reply.close()
+            self._answer(reply if isinstance(reply, Answer) and reply.status >= 300 else _NOT_SWITCHED)
+        elif isinstance(reply, Answer):
             self._answer(reply)
         elif isinstance(reply, Relay):
             self._relay = Http2Relay(self, reply, has_body=self._body is not None)
@@ -569,7 +588,17 @@ class Http2Stream:
             http2.send_headers(self.number, [(name.lower(), value) for name, value in trailers], end_stream=True)
         else:
             http2.end_stream(self.number)
-        self._complete()
+        if self._tunnel and not self._is_request_done and self._relay is not None and self._relay.is_switched:
+            self._half_close()
+        else:
+            self._complete()
+
+    def _half_close(self) -> None:
+        """The upstream's side of a tunnel has ended; the client may still speak, as long as it does."""
+        self._is_half_closed, self._is_last = True, False
+        self._moved_at = asyncio.get_running_loop().time()
+        self._look_by(self._moved_at + limits.BODY_SILENCE)
+        self._connection.plan_flush()
 
     def _complete(self) -> None:
         """The response is. RFC 9113, 8.1: of a request that is not, the client is asked to send no more of it."""
@@ -648,11 +677,14 @@ class Http2Stream:
             return moved_at + stall
         if reader is not None:
             return reader.beat(now)
-        if self._is_request_done or self._tunnel:
+        if self._is_request_done or (self._tunnel and not self._is_half_closed):
             return None
         if self._relay is not None and not self._relay.is_taking:
             return now + limits.BODY_SILENCE
         if now - self._moved_at >= limits.BODY_SILENCE:
+            if self._is_half_closed:
+                self.reset(_CODES.CANCEL)
+                return None
             self.refuse(RejectedError(408, f"the body was silent for {limits.BODY_SILENCE:g} s"))
             return None
         return self._moved_at + limits.BODY_SILENCE
@@ -761,11 +793,13 @@ class Bundle:
 class Http2Relay:
     """A request passed on, and its answer to the client. See `exchange.Viewer`."""
 
-    __slots__ = ("_has_body", "_is_ended", "_relay", "_relaying", "_stream", "is_begun", "is_taking")
+    __slots__ = ("_has_body", "_is_ended", "_relay", "_relaying", "_stream", "is_begun", "is_switched", "is_taking")
 
     def __init__(self, stream: Http2Stream, relay: Relay, *, has_body: bool) -> None:
         self.is_begun = False
         """Whether the head of the answer has been sent."""
+        self.is_switched = False
+        """Whether there is a tunnel."""
         self.is_taking = True
         """Whether the upstream takes what comes of the body."""
         self._stream = stream
@@ -800,6 +834,10 @@ class Http2Relay:
             self._is_ended = True
             self._relaying.cancel()
 
+    def leave(self) -> None:
+        """Both directions of a tunnel have ended in order: what was sent still goes upstream."""
+        self._is_ended = True
+
     # From the upstream
 
     def receive_informational(self, status: int, headers: tuple[Pair, ...]) -> None:
@@ -811,7 +849,7 @@ class Http2Relay:
         if self._relay.done is not None:
             self._relay.done(status)
         if status == HTTPStatus.SWITCHING_PROTOCOLS:
-            status = 200
+            self.is_switched, status = True, 200
             headers = tuple(pair for pair in headers if pair[0].lower() not in _TUNNEL_FIELDS)
         elif stream.is_tunnel and 200 <= status < 300:
             # It did not switch, and to the client a 2xx would say that it has.
@@ -825,7 +863,7 @@ class Http2Relay:
             self._relaying.pause()
 
     def receive_end(self, trailers: tuple[Pair, ...]) -> None:
-        self._is_ended = True
+        self._is_ended = not self.is_switched  # of a tunnel it is this direction alone
         self._stream.send_end(trailers)
 
     def flush(self) -> None:

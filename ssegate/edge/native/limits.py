@@ -9,10 +9,13 @@ BODY_SILENCE = 30.0
 """Seconds a client may be silent in the middle of its request's body."""
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds a TLS handshake may take."""
+"""Seconds a client of the TLS port may take for its first byte, and its handshake after that."""
 
 HANDSHAKES = 32
-"""TLS handshakes at a time, each about a millisecond of CPU: those behind them wait in the kernel, and live streams do not."""
+"""TLS handshakes begun at a time, each about a millisecond of CPU: those behind them wait, and live streams do not."""
+
+HANDSHAKE_TURN = 0.25
+"""Seconds after which a handshake that waits for its client no longer keeps others from beginning theirs."""
 
 LINGER = 2.0
 """Seconds a connection that we close is still read from, so that the client gets to read why."""
@@ -22,6 +25,10 @@ CLOSE_TIMEOUT = 5.0
 
 PIECE = 16 * 1024
 """Bytes of a document that are written at once: what a client that does not read holds of it in this process."""
+
+UNSENT = 128 * 1024
+"""Bytes that the system takes for a client beyond what is on its way to it: by itself Linux takes megabytes, which a client
+that does not read would cost, and with 500 of them the loop would be busy for seconds with filling these."""
 
 MAX_UNREAD = 64 * 1024
 """Bytes of a request's body, or of requests behind it, that wait to be taken; then the socket is not read."""

@@ -9,7 +9,9 @@ import os
 import socket
 import ssl
 import sys
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from ssegate.edge.native import limits
@@ -34,6 +36,7 @@ class Listener:
         self._tls = tls
         self._socket: socket.socket | None = None
         self._accepting: set[asyncio.Task[None]] = set()
+        self._handshakes = _Handshakes(self._connect)
         self._is_full = False
         self._retry: asyncio.TimerHandle | None = None
         self._is_listening = False
@@ -65,6 +68,7 @@ class Listener:
     async def aclose(self) -> None:
         """Stop, and give up handshakes under way."""
         self.stop()
+        self._handshakes.close()
         tasks = tuple(self._accepting)
         for task in tasks:
             task.cancel()
@@ -84,9 +88,6 @@ class Listener:
         """Take what has come, a bounded number in one turn of the loop, so that a storm does not starve live streams."""
         assert self._socket is not None
         for _ in range(limits.ACCEPTS):
-            if self._tls is not None and len(self._accepting) >= limits.HANDSHAKES:
-                self._rest()  # those behind wait in the kernel; the next handshake that ends lets them in
-                return
             try:
                 client, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -121,14 +122,22 @@ class Listener:
                 # A client that has vanished takes nothing, and nothing in this process would tell: the kernel does.
                 patience = round(self._edge.stall * 1500)  # in milliseconds, and longer than ours, which says why
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, patience))
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.UNSENT)
         except OSError:
             client.close()  # it has left again
             return
-        task = asyncio.get_running_loop().create_task(self._connect(client))
-        self._accepting.add(task)
-        task.add_done_callback(self._connected)
+        if self._tls is None:
+            self._connect(client)
+        else:
+            self._handshakes.add(client)
 
-    async def _connect(self, client: socket.socket) -> None:
+    def _connect(self, client: socket.socket) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._make_transport(client))
+        self._accepting.add(task)
+        task.add_done_callback(partial(self._connected, client))
+        return task
+
+    async def _make_transport(self, client: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
             if self._tls is None:
@@ -144,19 +153,68 @@ class Listener:
         except OSError as error:  # ssl.SSLError and timeouts are kinds of it
             log.debug("a connection did not come about: %s", type(error).__name__)
             client.close()
-        except BaseException:
-            client.close()
-            raise
 
     def _make_plain(self) -> Connection:
         return Http1Connection(self._edge)
 
-    def _connected(self, task: asyncio.Task[None]) -> None:
+    def _connected(self, client: socket.socket, task: asyncio.Task[None]) -> None:
         self._accepting.discard(task)
-        if self._tls is not None and not self._is_full:
-            self._listen()
+        if task.cancelled() or task.exception() is not None:
+            client.close()  # here, because one that is cancelled before its first step closes nothing itself
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection could not be served, which is a defect", exc_info=error)
+
+
+class _Handshakes:
+    """Clients that want TLS: each is waited for until it speaks, and then it is its turn, of so many at a time.
+
+    A handshake's work is done when the client's first words are read, so a turn is short: were it as long as the client
+    takes, thirty-two that are silent would keep out everybody else.
+    """
+
+    def __init__(self, begin: Callable[[socket.socket], asyncio.Task[None]]) -> None:
+        self._begin = begin
+        self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._waiting: deque[socket.socket] = deque()
+        self._turns: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+
+    def add(self, client: socket.socket) -> None:
+        """One more. It is closed when it says nothing."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(client.fileno(), self._hear, client)
+        self._silent[client] = loop.call_later(limits.HANDSHAKE_TIMEOUT, self._give_up, client)
+
+    def close(self) -> None:
+        """Close all whose turn has not come."""
+        for client in tuple(self._silent):
+            self._give_up(client)
+        while self._waiting:
+            self._waiting.popleft().close()
+
+    def _give_up(self, client: socket.socket) -> None:
+        self._forget(client)
+        client.close()
+
+    def _forget(self, client: socket.socket) -> None:
+        self._silent.pop(client).cancel()
+        asyncio.get_running_loop().remove_reader(client.fileno())
+
+    def _hear(self, client: socket.socket) -> None:
+        self._forget(client)
+        self._waiting.append(client)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and len(self._turns) < limits.HANDSHAKES:
+            task = self._begin(self._waiting.popleft())
+            self._turns[task] = asyncio.get_running_loop().call_later(limits.HANDSHAKE_TURN, self._end, task)
+            task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        timer = self._turns.pop(task, None)
+        if timer is not None:
+            timer.cancel()
+            self._go_on()
 
 
 class _ByAlpn(asyncio.Protocol):

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -182,7 +183,6 @@ class Plain(DirectReader):
         self.told = told
         self.wire = Wire(room, self.fall_behind, self.pump)
 
-    @property
     def is_clogged(self) -> bool:
         return self.wire.is_paused
 
@@ -219,7 +219,6 @@ class Sole(Reader):
         self.told = told
         self.wire = Wire(room, self.fall_behind, self.pump)
 
-    @property
     def is_clogged(self) -> bool:
         return self.wire.is_paused
 
@@ -245,6 +244,31 @@ class Sole(Reader):
 
     def readers(self) -> list[Reader]:
         return [self]
+
+
+class Secured(Sole):
+    """A reader whose transport the channel writes to: HTTP/1.1 over TLS."""
+
+    def __init__(self, stream: Stream, now: float, told: Told, room: int) -> None:
+        super().__init__(stream, now, told, room)
+        self.transport = cast(asyncio.Transport, SimpleTransport(self))
+
+    def enter(self, channel: Channel) -> None:
+        assert not self.wire.is_paused, "a live reader whose client does not take what is written"
+        channel.enter_transport(self.transport, self)
+
+    def leave(self, channel: Channel) -> None:
+        channel.leave_transport(self.transport)
+
+
+class SimpleTransport:
+    """The little of a transport that a channel knows."""
+
+    def __init__(self, reader: Secured) -> None:
+        self._reader = reader
+
+    def write(self, data: bytes) -> None:
+        self._reader.write(_unchunked(data))
 
 
 class Shared:
@@ -317,7 +341,6 @@ class Streamed(Reader):
         self.connection = connection
         connection.streams.append(self)
 
-    @property
     def is_clogged(self) -> bool:
         return self.connection.wire.is_paused
 
@@ -434,8 +457,8 @@ class Bed:
             reader = Plain(stream, now, told, len(self.plain), room)
             self.plain[reader.fd] = reader
             return reader
-        if kind == "sole":
-            return Sole(stream, now, told, room)
+        if kind in ("sole", "secured"):
+            return (Sole if kind == "sole" else Secured)(stream, now, told, room)
         return Streamed(stream, now, told, self.shared[room % len(self.shared)])
 
     def publish(self, number: int, size: int, kind: Kind = Kind.EVENT) -> None:
@@ -537,7 +560,7 @@ def small_steps(bed: Bed, batch: int) -> Iterator[None]:
 NUMBERS = st.integers(0, 1)
 SIZES = st.sampled_from([8, 60, 700])
 ROOMS = st.sampled_from([0, 1, 150, 2000, PLENTY])
-KINDS = st.sampled_from(["plain", "plain", "sole", "streamed"])
+KINDS = st.sampled_from(["plain", "plain", "sole", "secured", "streamed"])
 
 
 class Fanout(RuleBasedStateMachine):
