@@ -42,7 +42,7 @@ const ops = {
   async reset() {
     pages.clear();
     await context?.close();
-    context = await browser.newContext();
+    context = await browser.newContext({ ignoreHTTPSErrors: true });
     context.setDefaultTimeout(TIMEOUT);
   },
   async open({ page, url }) {

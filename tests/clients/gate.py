@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 HEAD = """
 version: 1
-server: {{listen: "127.0.0.1:{port}", drain: {{timeout: 2s}}}}
+server: {{listen: "127.0.0.1:{port}", drain: {{timeout: 2s}}{server}}}
 admin: {{listen: "127.0.0.1:0"}}
 """
 
@@ -40,14 +40,17 @@ def port_of(url: str) -> int:
 
 
 class Gate:
-    """A gate and the folder of its files. `config` is YAML without `version` and `server`."""
+    """A gate and the folder of its files. `config` is YAML without `version` and `server`; of that, `server` has more keys."""
 
-    def __init__(self, folder: Path, config: str) -> None:
+    def __init__(self, folder: Path, config: str, *, server: str = "") -> None:
         self._folder = folder
         self._config = config
+        self._server = server and f", {server}"
         self._child: Child | None = None
         self.port = 0
         """Chosen by the system at the first start, and kept."""
+        self.tls_port = 0
+        """Where it listens with TLS, if `server` says that it does."""
         self.admin_port = 0
 
     def __enter__(self) -> Self:
@@ -73,12 +76,13 @@ class Gate:
     def start(self) -> None:
         """Start it, and return when it listens."""
         file = self._folder / "ssegate.yaml"
-        file.write_text(HEAD.format(port=self.port) + self._config)
+        file.write_text(HEAD.format(port=self.port, server=self._server) + self._config)
         command: list[str | Path] = [sys.executable, "-m", "ssegate", "serve", "-c", file]
         self._child = Child(command, self.log, env={"PYTHONPATH": str(HERE.parent.parent)})
         try:
             banner = self._child.next()
             self.port = port_of(banner["listening"][0]["url"])
+            self.tls_port = port_of(banner["listening"][-1]["url"])
             self.admin_port = port_of(banner["admin"])
         except BaseException:
             self._child.kill()

@@ -43,6 +43,10 @@ def find_curl() -> str:
     return shutil.which("curl") or missing("curl is missing; install it (Debian: apt-get install curl)")
 
 
+def find_nghttp2(name: str) -> str:
+    return shutil.which(name) or missing(f"{name} is missing; install it (Debian: apt-get install nghttp2-client)")
+
+
 def find_chromium() -> str:
     found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
     return found or missing("Chromium is missing; install it (Debian: apt-get install chromium)")

@@ -400,9 +400,14 @@ class Http2Client(Client):
 
 def run(test: Awaitable[None]) -> None:
     """Run one test's coroutine, with a bound."""
+    run_for(40, test)
+
+
+def run_for(seconds: float, test: Awaitable[None]) -> None:
+    """Run one that may take so long."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(seconds):
             await test
 
     asyncio.run(bounded())

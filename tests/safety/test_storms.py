@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import hpack
@@ -121,7 +122,10 @@ def test_a_thousand_stuck_clients_cost_little_and_delay_nobody(tmp_path: Path) -
             async with healthy_clients(gate, "/orders/small/events", 100) as delays:
                 with ExitStack() as stack:
                     # One of each kind to begin with: what the topic itself costs is not theirs.
-                    for data in (request_of("/orders/large/events"), http2_request_of("/orders/large/events", window=0)):
+                    for data in (
+                        request_of("/orders/large/events"),
+                        http2_request_of("/orders/large/events", window=0),
+                    ):
                         stack.enter_context(stuck(gate.port, data))
                     await asyncio.sleep(1.0)
                     alone, memory = await p99_of(delays, 1.5), gate.memory()
@@ -206,7 +210,7 @@ def test_rapid_reset_leaves_nothing_and_a_bystander_keeps_its_heartbeat(tmp_path
                 await until(lambda: gate.descriptors() <= before.descriptors, "no connection is left", 3)
                 await until(lambda: gate.tasks() <= before.tasks, "no task is left", 3)
                 grown = gate.memory() - memory
-                gaps = [after - at for at, after in zip(beats, beats[1:], strict=False)]
+                gaps = [after - at for at, after in pairwise(beats)]
                 print(f"{sent / seconds:.0f} resets/s, grown {grown / 2**20:.1f} MiB, longest gap {max(gaps):.2f} s")
                 assert sent >= 9_000 * seconds
                 assert grown < 8 * 2**20

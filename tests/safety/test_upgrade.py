@@ -331,7 +331,7 @@ def test_an_upgrade_on_a_route_of_the_gates_own_is_passed_over(native: GateProce
             await client.send(asking("websocket", "/tickets/1/events"))
             status, fields = parse_head(await client.read_until(b"\r\n\r\n"))
             assert status == 200
-            assert b"text/event-stream" in dict((name.lower(), value) for name, value in fields)[b"content-type"]
+            assert b"text/event-stream" in {name.lower(): value for name, value in fields}[b"content-type"]
 
     run(test())
 

@@ -98,6 +98,7 @@ class Http1Connection(Connection):
         if self.is_lingering:
             return
         if self._relay is not None and self._relay.is_tunnel:
+            self._restart_clock()
             self._relay.send(data)
             return
         if self._is_fresh and not self.is_paused and data.find(_HEAD_END) == len(data) - len(_HEAD_END):
@@ -122,6 +123,9 @@ class Http1Connection(Connection):
         if self._relay is not None and self._relay.is_tunnel:
             self.has_ended = True
             self._relay.send_end()
+            if self._relay.is_answered:
+                self.finish()  # both directions have ended in order
+                return False
             return self.scheme == "http"
         return False
 
@@ -453,6 +457,25 @@ class Http1Connection(Connection):
         """The connection ends with the response whose head is about to be written."""
         self._is_last = True
 
+    def open_tunnel(self) -> None:
+        """The head of a 101 is about to be written: what came behind the request is the tunnel's first."""
+        self._is_last = True
+        data, self._held = self._held, b""
+        self.hold_back(False)
+        if data and self._relay is not None:
+            self._relay.send(data)
+
+    def half_close(self) -> None:
+        """The upstream's side of a tunnel has ended; the client may go on as long as it speaks."""
+        if self.has_ended or not self.transport.can_write_eof():
+            if self._relay is not None and not self.has_ended:
+                self._relay.cancel()  # over TLS there is no half
+            self.end_response()
+            return
+        self.transport.write_eof()
+        self._restart_clock()
+        self.look_by(self._begun_at + limits.BODY_SILENCE)
+
     def end_response(self) -> None:
         """The response is complete."""
         self._is_busy = False
@@ -547,6 +570,11 @@ class Http1Connection(Connection):
             else:
                 self.refuse(RejectedError(408, f"the head of the request took over {limits.HEAD_TIMEOUT:g} s"))
             return now + limits.LINGER
+        if self._relay is not None and self._relay.is_answered:  # a tunnel whose other side has ended
+            if now - self._begun_at >= limits.BODY_SILENCE:
+                self.abort()
+                return None
+            return self._begun_at + limits.BODY_SILENCE
         if self._is_message_done or self._is_held_back:
             return now + limits.BODY_SILENCE
         if self._expects:
@@ -638,6 +666,7 @@ class Http1Relay:
         "_is_ended",
         "_relay",
         "_relaying",
+        "is_answered",
         "is_begun",
         "is_tunnel",
     )
@@ -645,6 +674,8 @@ class Http1Relay:
     def __init__(self, connection: Http1Connection, relay: Relay, *, has_body: bool) -> None:
         self.is_begun = False
         """Whether the head of the answer has been written."""
+        self.is_answered = False
+        """Whether the upstream's side of a tunnel has ended."""
         self.is_tunnel = False
         """Whether both sides have gone over to another protocol."""
         self._connection = connection
@@ -699,8 +730,8 @@ class Http1Relay:
         low = b"\n" + lines.lower()
         if status == HTTPStatus.SWITCHING_PROTOCOLS:
             self.is_tunnel = True
-            connection.close_behind()
             self._head = _STATUS_LINES[status] + lines + b"\r\n"
+            connection.open_tunnel()
             return
         if not connection.is_head_request and status not in _BODILESS and b"\ncontent-length:" not in low:
             if connection.is_one_zero:
@@ -725,8 +756,13 @@ class Http1Relay:
             self._head = b""
 
     def receive_end(self, trailers: tuple[Pair, ...]) -> None:
-        self._is_ended = True
         self.flush()
+        if self.is_tunnel:
+            # This direction alone is over: `cancel` must still reach the upstream until the client's is too.
+            self.is_answered, self._is_ended = True, self._connection.has_ended
+            self._connection.half_close()
+            return
+        self._is_ended = True
         if self._is_chunked:
             self._connection.write(b"0\r\n%b\r\n" % fields(trailers))
         self._connection.end_response()

@@ -682,4 +682,4 @@ class Fanout(RuleBasedStateMachine):
 
 
 TestFanout = Fanout.TestCase
-TestFanout.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+TestFanout.settings = settings(stateful_step_count=40, deadline=None)
