@@ -113,8 +113,10 @@ class Http2Connection(Connection):
             log.debug("an HTTP/2 connection ends: %s", type(error).__name__)
             self._break_off()
             return
-        for event in events:
-            self._receive(event)
+        if any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
+            self._break_off()  # h2 sends nothing more
+            return
+        self._receive_all(events)
         self._watch_head()
         self.flush()
 
@@ -137,6 +139,16 @@ class Http2Connection(Connection):
             self.head_since = asyncio.get_running_loop().time()
             self.look_by(self.head_since + limits.HEAD_TIMEOUT)
 
+    def _receive_all(self, events: list[h2.events.Event]) -> None:
+        """Resets go first: h2 has read all these frames already, and on a stream that one of them ended nothing can be sent."""
+        reset = {_id(event) for event in events if isinstance(event, h2.events.StreamReset)}
+        for number in reset:
+            if (stream := self.streams.get(number)) is not None:
+                stream.close()
+        for event in events:
+            if not (isinstance(event, h2.events.RequestReceived) and _id(event) in reset):
+                self._receive(event)
+
     def _receive(self, event: h2.events.Event) -> None:
         stream: Http2Stream | None
         match event:
@@ -150,13 +162,8 @@ class Http2Connection(Connection):
             case h2.events.StreamEnded():
                 if (stream := self.streams.get(_id(event))) is not None:
                     stream.receive_end()
-            case h2.events.StreamReset():
-                if (stream := self.streams.get(_id(event))) is not None:
-                    stream.close()
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 self._pump(event.stream_id if isinstance(event, h2.events.WindowUpdated) else 0)
-            case h2.events.ConnectionTerminated():
-                self.finish()
 
     def _receive_request(self, event: h2.events.RequestReceived) -> None:
         number = _id(event)

@@ -31,6 +31,7 @@ from ssegate.core.event import Update
 from ssegate.core.hub import Hub, TopicSettings
 from ssegate.core.journal import Form, Position
 from ssegate.edge.exchange import Answer, Relay, Relaying, Reply, Request, Stream, Viewer, problem
+from ssegate.edge.native import limits
 from ssegate.edge.native.edge import NativeEdge
 from ssegate.edge.native.http1 import PREFACE, Http1Connection
 from ssegate.errors import RejectedError, UpstreamError
@@ -124,7 +125,9 @@ class Bed:
 
     def _stream(self) -> Stream:
         opening = self.hub.subscribe(self.topic, "earliest", 0.0, lambda: None)
-        stream = Stream(((b"content-type", b"text/event-stream"),), b"retry: 1\n:\n" + opening.data, opening.subscriber)
+        # With more than is read ahead waiting behind a stream, it is by its heartbeat that the client is found gone.
+        fields, begun = ((b"content-type", b"text/event-stream"),), b"retry: 1\n:\n" + opening.data
+        stream = Stream(fields, begun, opening.subscriber, heartbeat=0.1)
         self._open_streams += 1
         stream.close = partial(self._close, opening.subscriber)
         return stream
@@ -232,7 +235,10 @@ def listening(bed: Bed) -> Iterator[None]:
     loop.set_exception_handler(lambda loop, context: bed.broken.append(repr(context)))
     logging.getLogger().addHandler(handler)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(limits, "MAX_UNREAD", 2048)
+            patch.setattr(limits, "MAX_DROPPED", 2048)
+            yield
     finally:
         logging.getLogger().removeHandler(handler)
 
@@ -298,7 +304,7 @@ BODIES = [
     (b"", b""),
     (b"Content-Length: 5\r\n", b"hello"),
     (b"Content-Length: 5\r\nExpect: 100-continue\r\n", b"hello"),
-    (b"Content-Length: 90000\r\n", b"a" * 90_000),
+    (b"Content-Length: 9000\r\n", b"a" * 9000),
     (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n3;ext=1\r\nyou\r\n0\r\nTrailer: 1\r\n\r\n"),
     (b"Connection: Upgrade\r\nUpgrade: websocket\r\n", b"\x81\x05hello"),
     (b"Connection: close\r\n", b""),
@@ -355,7 +361,7 @@ def headers(draw: st.DrawFn) -> Frame:
 
 
 def frame_of(draw: st.DrawFn) -> Frame:
-    size = draw(st.sampled_from([0, 5, 5, 20, 16_384]))
+    size = draw(st.sampled_from([0, 5, 5, 20, 1000]))
     amount = draw(st.sampled_from([0, 1, 100, 65_535, 2**31 - 1]))
     match draw(st.integers(0, 11)):
         case 0 | 1 | 2:
