@@ -23,7 +23,7 @@ _abandoned: list[asyncio.Task[object]] = []
 
 if sys.platform == "win32":
     HANGUP = None
-    new_event_loop = asyncio.new_event_loop
+    new_event_loop = asyncio.SelectorEventLoop  # the default one there cannot watch a listening socket
 else:
     import resource
 

@@ -195,7 +195,7 @@ class Explanation(NamedTuple, Generic[T]):
     """A sentence."""
 
 
-MAX_KNOWN = 4096
+MAX_KNOWN = 1024
 """How many answers a router remembers: paths are asked for again and again."""
 
 MAX_KNOWN_LENGTH = 512

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -253,9 +253,10 @@ async def connect(
     return await asyncio.open_connection(sock=sock, limit=buffer or 65536, ssl=tls, server_hostname=name)
 
 
+@cache
 def trusting(http: str) -> ssl.SSLContext:
     """TLS that takes any certificate and agrees on this version of HTTP."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2" if http == "2" else "http/1.1"])

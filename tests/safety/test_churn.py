@@ -131,7 +131,7 @@ async def churn(gate: GateProcess, seconds: float) -> int:
     return sum(await asyncio.gather(*[one_after_the_other() for _ in range(AT_ONCE)]))
 
 
-@pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(60.0, marks=pytest.mark.long)])
 def test_a_time_of_comings_and_goings_leaves_nothing_behind(tmp_path: Path, seconds: float) -> None:
     async def test(gate: GateProcess) -> None:
         async with ScriptedUpstream(Upstream(), port=gate.upstream_port) as upstream:

@@ -275,7 +275,9 @@ class Http2Connection(Connection):
     def drop(self, stream: Http2Stream) -> None:
         """It is over."""
         self.streams.pop(stream.number, None)
-        if not self.streams:
+        if (
+            not self.streams and not self.is_closed
+        ):  # the wheel would keep one that is closed for as long as it keeps an idle one
             self._idle_since = asyncio.get_running_loop().time()
             self.look_by(self._idle_since + self.edge.keep_alive)
             if self._goodbye:

@@ -206,6 +206,7 @@ class Bed:
         assert not self.broken, self.broken
         assert self._open_streams == self.edge.counts["streams"] == 0
         assert not self.edge._channels
+        assert not self.edge.wheel._slots, "what is over is kept"
         assert not self.topic.waiting
         assert not self.topic.subscribers
         assert (await self.feed([b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"], is_closing_gently=False)).endswith(b"fine")
@@ -257,6 +258,22 @@ def survive(runner: asyncio.Runner, pieces: list[bytes], *, is_closing_gently: b
             await bed.check()
 
     runner.run(one())
+
+
+# What was found
+
+
+def test_a_body_that_breaks_while_it_is_read_is_refused_once(runner: asyncio.Runner) -> None:
+    head = b"POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    survive(runner, [head + b"5\r\nhello\r\nzz\r\n"], is_closing_gently=False)
+
+
+def test_a_request_is_taken_back_in_the_packet_it_comes_in(runner: asyncio.Runner) -> None:
+    head = hpack.Encoder().encode((*FIELDS[0], (b":path", b"/stream")))
+    asked = HeadersFrame(1, head, flags=["END_HEADERS", "END_STREAM"])
+    for last in (RstStreamFrame(1, error_code=8), GoAwayFrame(0, last_stream_id=1)):
+        data = PREFACE + b"".join(frame.serialize() for frame in (SettingsFrame(0), asked, last))
+        survive(runner, [data], is_closing_gently=False)
 
 
 # Mutations
