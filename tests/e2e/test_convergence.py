@@ -34,8 +34,10 @@ ROUTES = """
 """
 
 SECONDS = 2.0
+"""How long the document changes and clients are ill-treated, and longer until enough of it has happened."""
+
 LONGEST = 20.0
-"""How long the document changes and clients are ill-treated."""
+"""When too little has happened by then, the test has failed."""
 
 
 def exactly(value: object) -> str:
