@@ -242,11 +242,9 @@ def test_a_viewer_that_offered_an_upgrade_is_still_seen_to_leave(gate: GateProce
     run(test())
 
 
+@pytest.mark.parametrize("gate", ["hypercorn"], indirect=True)  # the native edge passes it on: see test_upgrade.py
 @pytest.mark.parametrize("extra", [b"", b"\x81\x85aaaahello" * 100])
 def test_a_websocket_is_answered_501(gate: GateProcess, extra: bytes) -> None:
-    if gate.edge == "native":
-        pytest.skip("the native edge passes it on: see test_upgrade.py")
-
     async def test() -> None:
         async with gate.leaves_nothing(), ScriptedUpstream(answer(b"?"), port=gate.upstream_port) as upstream:
             fields = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
