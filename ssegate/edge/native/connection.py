@@ -88,9 +88,9 @@ class Connection(asyncio.Protocol):
         self.fd = NOT_DIRECT
         if isinstance(exc, TimeoutError):
             self.edge.counts["stalled"] += 1  # the system noticed first (TCP_USER_TIMEOUT)
-        self.edge.wheel.remove(self)
-        self.edge.drop(self)
         self.end()
+        self.edge.wheel.remove(self)  # last: what ends may still have asked to be looked at
+        self.edge.drop(self)
 
     def pause_writing(self) -> None:
         self.is_paused = True

@@ -74,7 +74,8 @@ class NativeEdge:
 
     def wait_for(self, reply: Awaitable[Reply], then: Callable[[asyncio.Task[Reply]], None]) -> asyncio.Task[Reply]:
         """Await the gate; `then` is called with the finished task, cancelled or not."""
-        task = asyncio.ensure_future(_await(reply))
+        # A coroutine becomes the task itself: wrapped in another, it would never be awaited when that is cancelled at once.
+        task = asyncio.ensure_future(reply if asyncio.iscoroutine(reply) else _await(reply))
         task.add_done_callback(then)
         return task
 

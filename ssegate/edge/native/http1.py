@@ -348,11 +348,12 @@ class Http1Connection(Connection):
             self._render(reply)
 
     def _receive_reply(self, task: asyncio.Task[Reply]) -> None:
-        self._asking = None
-        if self.transport.is_closing():
+        if task is not self._asking:
+            # The request was refused meanwhile, or its client has left.
             if not task.cancelled() and task.exception() is None:
                 _let_go(task.result())
             return
+        self._asking = None
         try:
             reply = task.result()
         except ClientGoneError:
@@ -362,6 +363,11 @@ class Http1Connection(Connection):
             self.refuse(RejectedError(500, "the gate has a defect"))
         else:
             self._render(reply)
+
+    def _give_up_asking(self) -> None:
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
 
     def _receive_end(self) -> None:
         """The request is whole."""
@@ -402,8 +408,7 @@ class Http1Connection(Connection):
         if self._reader is not None or (self._relay is not None and self._relay.is_begun):
             self.abort()
             return
-        if self._asking is not None:
-            self._asking.cancel()
+        self._give_up_asking()
         self._is_busy, self._is_last = True, True
         self._relay = self._body = None
         self.answer(problem(error.status, str(error), close=True))
@@ -548,8 +553,7 @@ class Http1Connection(Connection):
             self._relay.cancel()
         if self._body is not None:
             self._body.break_off()
-        if self._asking is not None:
-            self._asking.cancel()
+        self._give_up_asking()
         self._reader = self._relay = None
         del self._parser  # it and we hold each other
 
