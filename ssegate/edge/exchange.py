@@ -26,8 +26,8 @@ class Body(Protocol):
 
 @dataclass(slots=True)
 class Request:
-    """One request, as it came: nothing decoded, nothing normalised. Nobody changes it; being `frozen` would cost a
-    microsecond for each."""
+    """One request, as it came: nothing decoded, nothing normalised. Nobody changes it; being `frozen` would cost
+    half a microsecond for each."""
 
     method: str
     target: bytes

@@ -302,3 +302,13 @@ def test_http_1_0_without_host_is_answered_and_its_connection_closed(gate: GateP
             assert (response.status, response.body) == (200, b"ok")
 
     run(test())
+
+
+@pytest.mark.parametrize("gate", ["native"], indirect=True)
+def test_a_client_that_stops_in_the_preface_of_http2_is_not_waited_for(gate: GateProcess) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing(), await Client.connect(gate.port) as client:
+            await client.send(b"PRI * HTTP/2.0\r\n")
+            assert (await client.read_to_end()).startswith(b"HTTP/1.1 408 ")
+
+    run(test())

@@ -181,12 +181,12 @@ class Reader:
         """Whether there is something to write that the client gives no room for."""
         return self._at < len(self._data)
 
-    def fall_behind(self, data: bytes = b"", at: int = 0) -> None:
-        """Be live no more, with the rest of this still to be written, and what the channel still owes."""
+    def fall_behind(self, data: bytes = b"") -> None:
+        """Be live no more, with this still to be written, or else what the channel still owes."""
         if self.is_live and self.channel is not None and self.subscriber is not None:
             owed = self.channel.remove(self)
             self.subscriber.follow(self.channel.leader)
-            self._data, self._at = (data, at) if data else (owed, 0)
+            self._data, self._at = data or owed, 0
             self.written_at = asyncio.get_running_loop().time()
 
     def wake(self) -> None:

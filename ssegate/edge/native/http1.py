@@ -104,7 +104,8 @@ class Http1Connection(Connection):
         if self._is_fresh and not self.is_paused and data.find(_HEAD_END) == len(data) - len(_HEAD_END):
             self._receive_whole(data)
             return
-        if self._is_first and not self._is_http1(data):
+        if self._is_first:
+            self._receive_first(data)
             return
         self._is_fresh = False
         if self._held or self._is_behind:
@@ -129,18 +130,19 @@ class Http1Connection(Connection):
             return self.scheme == "http"
         return False
 
-    def _is_http1(self, data: bytes) -> bool:
+    def _receive_first(self, data: bytes) -> None:
+        """Find out whether it is HTTP/1.1 what the client speaks."""
+        if not self._held:
+            self._restart_clock()
         data = self._held + data
-        if PREFACE.startswith(data[: len(PREFACE)]):
-            if len(data) >= len(PREFACE):
-                self._give_way(data)
-            else:
-                self._held = data
-                self._restart_clock()
-            return False
-        self._is_first, self._held = False, b""
-        self._feed(data)
-        return False
+        if not PREFACE.startswith(data[: len(PREFACE)]):
+            self._is_first, self._held = False, b""
+            self._feed(data)
+        elif len(data) >= len(PREFACE):
+            self._give_way(data)
+        else:
+            self._held = data
+            self.look_by(self._begun_at + limits.HEAD_TIMEOUT)
 
     def _give_way(self, data: bytes) -> None:
         from ssegate.edge.native.http2 import Http2Connection  # it imports this module
@@ -316,8 +318,8 @@ class Http1Connection(Connection):
             self._receive_end()
 
     def _fields_of(self, data: bytes) -> Headers:
-        """Those of the last request if they are the same, which they mostly are. It halves what a relayed request costs
-        (benchmarks, proxy-h1)."""
+        """Those of the last request if they are the same, which they mostly are. Of the 29 to 33 µs that a relayed
+        request costs in Python it saves 10 to 13."""
         block = data[data.find(b"\r\n") :]
         if data and block == self._last[0]:
             return self._last[1]
