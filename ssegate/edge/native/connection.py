@@ -161,10 +161,13 @@ class Connection(asyncio.Protocol):
         self.is_lingering = True
         self.look_by(asyncio.get_running_loop().time() + limits.LINGER)
         self.transport.resume_reading()
-        if self.transport.can_write_eof() and not self.has_ended:
-            self.transport.write_eof()
-        else:
+        if not self.transport.can_write_eof() or self.has_ended:
             self.transport.close()
+            return
+        try:
+            self.transport.write_eof()
+        except OSError:  # it has just been reset from the other side, which `connection_lost` was about to tell
+            self.abort()
 
     def abort(self) -> None:
         """Close at once, whatever is buffered. A second call does nothing."""
