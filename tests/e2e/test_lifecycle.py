@@ -288,8 +288,8 @@ async def test_a_client_that_resets_its_connection_in_the_moment_of_the_end_dist
         for client in clients[::2]:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-        # The loop has not been told of it when the gate begins to close every connection.
-        await gate.service.aclose()
+        # The loop has not been told of it when the edge begins to close every connection.
+        await gate.service._public.aclose(0.5)
         async with asyncio.timeout(5):
             for client in clients[1::2]:
                 while await loop.sock_recv(client, 1000):
