@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
-import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -272,25 +270,3 @@ async def test_after_kill_9_clients_are_reset_and_converge(edge: Edge, tmp_path:
                 reset, state = await viewer.event(), await viewer.event()
                 assert (reset.type, said(reset.data)) == ("reset", {"reason": "unknown-cursor"})
                 assert said(state.data) == {"n": 2}
-
-
-@story
-async def test_a_client_that_resets_its_connection_in_the_moment_of_the_end_disturbs_nobodys(edge: Edge) -> None:
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-    async with LegacyApi() as api, running_gate(edge, before(api, ROUTES)) as gate, AsyncExitStack() as stack:
-        loop = asyncio.get_running_loop()
-        clients = [stack.enter_context(socket.socket()) for _ in range(6)]
-        for client in clients:
-            client.setblocking(False)
-            await loop.sock_connect(client, ("127.0.0.1", gate.service.port))
-            await loop.sock_sendall(client, preface)
-            await loop.sock_recv(client, 1000)
-        for client in clients[::2]:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
-        # The loop has not been told of it when the edge begins to close every connection.
-        await gate.service._public.aclose(0.5)
-        async with asyncio.timeout(5):
-            for client in clients[1::2]:
-                while await loop.sock_recv(client, 1000):
-                    pass
