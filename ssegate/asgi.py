@@ -44,6 +44,7 @@ class Application:
         self._gate = Gate(config)
         self._edge = AsgiEdge(self._gate.answer, stall=config.limits.stall, max_head=config.limits.request_head)
         await self._gate.start()
+        self._gate.begin_subscriptions()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

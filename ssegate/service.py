@@ -61,6 +61,7 @@ class Service:
         except OSError:
             await self.aclose()
             raise
+        self.gate.begin_subscriptions()
 
     async def _listen(self, config: Config) -> None:
         server = config.server

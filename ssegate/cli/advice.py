@@ -47,7 +47,7 @@ def _on_upstreams(config: Config) -> Iterator[Problem]:
 
 
 def _on_route(config: Config, index: int, route: Route) -> Iterator[Problem]:
-    if route.webhook is not None and route.webhook.verify.scheme == "none" and _public(config):
+    if route.webhook is not None and route.webhook.scheme == "none" and _public(config):
         message = (
             f"anybody who reaches {', '.join(map(str, _public(config)))} can make up events; "
             "verify by a token or an hmac, or listen on 127.0.0.1"

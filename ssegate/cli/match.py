@@ -16,7 +16,8 @@ from ssegate.cli.terminal import paint, printable
 from ssegate.config import Config
 from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query
 from ssegate.gate.gate import OWN_PATHS
-from ssegate.gate.routes import AnyRoute, PollRoute, ProxyRoute, Table, WebhookRoute
+from ssegate.gate.hooks import Hook
+from ssegate.gate.routes import AnyRoute, PollRoute, ProxyRoute, Table
 
 
 def register(commands: Any) -> None:
@@ -66,26 +67,23 @@ class _Request:
     def explain(self, config: Config) -> Iterator[str]:
         accept = "" if self._accept is None else f" (Accept: {self._accept})"
         yield paint(printable(f"{self._method} {masked(self._target.decode('ascii'))}{accept}"), "bold", sys.stdout)
-        if self._path in self._table.webhooks:
-            yield from self._explain_delivery(config, self._table.webhooks[self._path])
+        if (hook := self._table.hooks.get(self._path)) is not None:
+            yield from self._explain_delivery(config, hook)
         elif self._path.startswith(OWN_PATHS):
             self.is_answered = True
             yield f"  Paths that begin with {OWN_PATHS.decode()} are the gate's own; no route gets them."
         else:
             yield from self._explain_routes(config)
 
-    def _explain_delivery(self, config: Config, routes: list[WebhookRoute]) -> Iterator[str]:
+    def _explain_delivery(self, config: Config, hook: Hook) -> Iterator[str]:
         self.is_answered = self._method == "POST"
         if not self.is_answered:
             yield "  405: deliveries come here, by POST."
-        for route in routes:
+        for route in hook.routes:
             yield self._head(config, route, self.is_answered)
             if self.is_answered:
-                yield (
-                    f"      It takes deliveries here (verify {route.route.webhook.verify.scheme})."
-                    if route.route.webhook
-                    else ""
-                )
+                does = "polls at once what they name" if isinstance(route, PollRoute) else "makes events of them"
+                yield f"      It takes deliveries here (verify {hook.scheme.name}) and {does}."
 
     def _explain_routes(self, config: Config) -> Iterator[str]:
         for each in self._table.router.explain(self._method, self._path, self._accept, self._query):

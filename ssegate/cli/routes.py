@@ -94,7 +94,7 @@ def _facts(route: Route) -> dict[str, object]:
     if route.poll is not None:
         facts |= _poll_facts(route)
     if route.webhook is not None:
-        facts |= {"at": route.webhook.at, "verify": route.webhook.verify.scheme, "emit": shown_form(route)}
+        facts |= {"at": route.webhook.at, "verify": route.webhook.scheme, "emit": shown_form(route)}
     return {
         **facts,
         "heartbeat": format_duration(route.heartbeat),

@@ -34,7 +34,7 @@ def shown_source(route: Route) -> str:
     if route.poll is not None:
         return f"{route.poll.upstream} GET {masked(route.poll.get)}"
     if route.webhook is not None:
-        return f"POST {route.webhook.at} (verify {route.webhook.verify.scheme})"
+        return f"POST {route.webhook.at} (verify {route.webhook.scheme})"
     assert route.proxy is not None
     return route.proxy.upstream
 

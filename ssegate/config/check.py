@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as Environ
 
 from ssegate.config.document import Mapping, Path
 from ssegate.config.explain import did_you_mean, nearest
 from ssegate.config.listening import check_listening, resolve_server
-from ssegate.config.model import Config, Route
+from ssegate.config.model import REST_NAMES, SECRET_KEYS, Config, RestCall, Route, Webhook
 from ssegate.config.tree import Part, Tree
 from ssegate.core.routing import Entry, PathPattern, conflicts
 from ssegate.core.template import Template
@@ -58,9 +58,19 @@ def _resolved(route: Route, config: Config, tree: Tree, index: int) -> Route:
         source = getattr(route, name)
         if source is not None and not source.upstream:
             update[name] = source.model_copy(update={"upstream": next(iter(config.upstreams))})
+    if route.webhook is not None:
+        update["webhook"] = _resolved_webhook(route.webhook, config, "emit" if route.poll is None else "poll")
     resolved = route.model_copy(update=update)
     resolved._line = tree.span(("routes", index, "path"), "key").line
     return resolved
+
+
+def _resolved_webhook(webhook: Webhook, config: Config, then: str) -> Webhook:
+    update: dict[str, object] = {"then": then}
+    subscribe = webhook.subscribe
+    if subscribe is not None and not subscribe.upstream and subscribe.kind != "websub":
+        update["subscribe"] = subscribe.model_copy(update={"upstream": next(iter(config.upstreams))})
+    return webhook.model_copy(update=update)
 
 
 def _check_cors(config: Config, tree: Tree) -> None:
@@ -93,7 +103,7 @@ def _note_conflict(path: Path, other: Path, tree: Tree) -> None:
 
 
 def _check_receivers(placed: list[tuple[Path, Route]], tree: Tree) -> None:
-    """Deliveries to one path are verified in one way, and the path is for nothing else."""
+    """Deliveries to one path are verified in one way and subscribed to once, and the path is for nothing else."""
     known: dict[object, tuple[Path, Route]] = {}
     viewed = [(path, route) for path, route in placed if not tree.is_broken((*path, "path")) and route.proxy is None]
     paths = {_pattern(route.path).segments: path for path, route in viewed}
@@ -102,11 +112,18 @@ def _check_receivers(placed: list[tuple[Path, Route]], tree: Tree) -> None:
             continue
         at = _pattern(route.webhook.at).segments
         first, other = known.setdefault(at, (path, route))
-        doubtful = any(tree.is_broken((*each, "webhook", "verify")) for each in (first, path))
-        if not doubtful and other.webhook is not None and other.webhook.verify != route.webhook.verify:
-            line = tree.span((*first, "webhook", "at"), "key").line
-            message = f"routes[{first[1]}] on line {line} verifies deliveries here in another way; use another path, or the same way"
-            tree.add((*path, "webhook", "at"), "route-conflict", message)
+        assert other.webhook is not None
+        for key, differs in (
+            ("verify", "verifies deliveries here in another way"),
+            ("subscribe", "subscribes to other deliveries here"),
+            ("callback", "names another `callback` for this path"),
+        ):
+            doubtful = any(tree.is_broken((*each, "webhook", key)) for each in (first, path))
+            if not doubtful and getattr(other.webhook, key) != getattr(route.webhook, key):
+                line = tree.span((*first, "webhook", "at"), "key").line
+                message = f"routes[{first[1]}] on line {line} {differs}; use another path, or write the same"
+                tree.add((*path, "webhook", "at"), "route-conflict", message)
+                break
         if at in paths:
             line = tree.span((*paths[at], "path"), "key").line
             message = f"routes[{paths[at][1]}] on line {line} has this path for its viewers; deliveries want a path of their own"
@@ -137,6 +154,10 @@ class _RouteCheck:
             self._check_get()
             self._check_match()
             self._check_event()
+        if self._route.webhook is not None:
+            self._check_verify(self._route.webhook)
+            self._check_then(self._route.webhook)
+            self._check_subscribe(self._route.webhook)
 
     def _add(self, keys: Path, code: str, message: str, hint: str = "", part: Part = "value") -> None:
         path = (*self._path, *keys)
@@ -147,7 +168,7 @@ class _RouteCheck:
         """Whether the file has it, right or wrong."""
         return self._tree.find((*self._path, *keys)) is not None
 
-    def _is_broken(self, *keys: str) -> bool:
+    def _is_broken(self, *keys: str | int) -> bool:
         return self._tree.is_broken((*self._path, *keys))
 
     def _sources(self) -> list[str]:
@@ -158,10 +179,7 @@ class _RouteCheck:
         if not sources and not any(self._is_broken(name) for name in _SOURCES):
             message = "the route has no source; write one of poll, webhook and proxy"
             self._tree.add((*self._path, "path"), "missing", message, part="key", about=self._path)
-        if {"poll", "webhook"} <= set(sources):
-            message = "a webhook beside a poll needs `then: poll`, which is not built yet; make it a route of its own"
-            self._note_extra("webhook", message)
-        elif len(sources) > 1:
+        if len(sources) > 1 and sources != ["poll", "webhook"]:
             self._note_extra(sources[1], f"the route has `{sources[0]}` already; keep one of them")
 
     def _note_extra(self, name: str, message: str) -> None:
@@ -180,7 +198,7 @@ class _RouteCheck:
                 self._note_unknown(("params", name), f"`{name}` is not a parameter of the path", name, self._parameters)
 
     def _check_query(self) -> None:
-        if self._route.webhook is not None and self._has("query"):
+        if self._sources() == ["webhook"] and self._has("query"):
             self._add(("query",), "value", "`query` means nothing on a webhook route; leave it out", part="key")
         for name in self._route.query:
             if name in _CURSOR_NAMES:
@@ -201,18 +219,18 @@ class _RouteCheck:
         for source in ("poll", "proxy"):
             asks = getattr(self._route, source)
             if asks is not None:
-                self._check_upstream(asks.upstream, source)
+                self._check_upstream(asks.upstream, (source,))
 
-    def _check_upstream(self, name: str, source: str) -> None:
+    def _check_upstream(self, name: str, source: Path) -> None:
         known = self._upstreams()
-        keys = (source, "upstream")
+        keys = (*source, "upstream")
         if self._tree.is_gone(("upstreams",)) or self._is_broken(*keys):
             return
         if not known:
-            self._add((source,), "reference", "there is no upstream to ask; write `upstreams`", part="key")
+            self._add(source, "reference", "there is no upstream to ask; write `upstreams`", part="key")
         elif not name and len(known) > 1:
             message = f"`upstream` is missing; write one of {_listed(known)}"
-            self._tree.add((*self._path, source), "missing", message, part="key")
+            self._tree.add((*self._path, *source), "missing", message, part="key")
         elif name and name not in known:
             self._note_value_unknown(keys, "upstream", name, known)
 
@@ -274,7 +292,7 @@ class _RouteCheck:
         meant = {nearest(name, self._parameters) for name in webhook.match if name not in self._parameters}
         missing = [name for name in self._parameters if name not in webhook.match and name not in meant]
         missing = [name for name in missing if not self._is_broken("webhook", "match", name)]
-        if missing:
+        if missing and not self._has("poll"):  # beside a poll, what is not matched may have any value
             keys = ("webhook", "match") if self._has("webhook", "match") else ("webhook",)
             message = f"{_listed(missing)} of the path {'is' if len(missing) == 1 else 'are'} not matched; say where to find it"
             self._add(keys, "missing", message, part="key")
@@ -286,7 +304,7 @@ class _RouteCheck:
                 if self._has("emit", name):
                     message = f"`{name}` is for poll routes; a webhook's event has `event` and `data`"
                     self._add(("emit", name), "value", message, part="key")
-        elif sources == ["poll"]:
+        elif "poll" in sources:
             for name in ("event", "data"):
                 if self._has("emit", name):
                     self._add(("emit", name), "value", f"`{name}` is for webhook routes; leave it out", part="key")
@@ -295,10 +313,10 @@ class _RouteCheck:
     def _check_event(self) -> None:
         if self._route.webhook is None or self._route.emit.event is None:
             return
-        known = [*self._parameters, "headers", "body", "query", "env"]
+        known = [*self._parameters, "headers", "body", "query", "data", "env"]
         for name in Template(self._route.emit.event).names:
             root, _, rest = name.partition(".")
-            if root == "env" or (root not in ("headers", "body", "query") and name not in self._parameters):
+            if root == "env" or (root not in ("headers", "body", "query", "data") and name not in self._parameters):
                 self._note_event_name(name, root, rest, known)
             elif not rest and root in ("headers", "query") and name not in self._parameters:
                 self._add(("emit", "event"), "template", f"`{{{name}}}` wants a name behind it, such as `{{{name}.x}}`")
@@ -312,6 +330,80 @@ class _RouteCheck:
         else:
             message = f"`{{{name}}}` is neither a parameter of the path nor in headers, body, query or env"
             self._add(keys, "template", message, did_you_mean(root, known))
+
+    # Webhooks
+
+    def _check_verify(self, webhook: Webhook) -> None:
+        """Whose secret is not said is one that the gate makes, and tells the backend when it subscribes."""
+        keys = ("webhook", "verify")
+        brings_its_own = webhook.subscribe is not None and webhook.subscribe.kind in ("websub", "msgraph")
+        if self._is_broken(*keys) or self._is_broken("webhook", "subscribe"):
+            return
+        if webhook.verify is None:
+            if not brings_its_own:
+                owner = (*self._path, "webhook")
+                self._tree.add(owner, "missing", "`verify` is missing", part="key", about=owner)
+            return
+        scheme = webhook.verify.scheme
+        if brings_its_own and webhook.subscribe is not None and scheme != webhook.subscribe.kind:
+            message = f"`subscribe` by {webhook.subscribe.kind} brings its own way; leave `verify` out, or write {webhook.subscribe.kind}"
+            self._add((*keys, scheme) if scheme != "none" else keys, "value", message)
+        elif scheme != "none" and webhook.verify.secrets is None and webhook.subscribe is None:
+            owner = (*self._path, *keys, scheme)
+            name = SECRET_KEYS.get(scheme, "secret")
+            self._tree.add(owner, "missing", f"`{name}` is missing", part="key", about=owner)
+
+    def _check_then(self, webhook: Webhook) -> None:
+        has_poll = self._has("poll")
+        if webhook.then == "poll" and not has_poll:
+            self._add(
+                ("webhook", "then"),
+                "value",
+                "`then: poll` needs a `poll` beside the webhook, which says what to ask for",
+            )
+        elif webhook.then == "emit" and has_poll:
+            message = "beside a `poll` the webhook only says that something has changed; write `then: poll`, or make it a route of its own"
+            self._add(("webhook", "then"), "value", message)
+
+    def _check_subscribe(self, webhook: Webhook) -> None:
+        subscribe = webhook.subscribe
+        if subscribe is None:
+            if webhook.callback is not None and not self._is_broken("webhook", "subscribe"):
+                self._add(("webhook", "callback"), "value", "`callback` is for `subscribe`; leave it out", part="key")
+            return
+        if webhook.callback is None and not self._is_broken("webhook", "callback"):
+            message = f"`callback` is missing; write the URL by which the backend reaches {webhook.at}"
+            self._tree.add((*self._path, "webhook", "subscribe"), "missing", message, part="key")
+        if subscribe.kind == "websub":
+            if subscribe.upstream:
+                message = "`upstream` means nothing here: the hub is found at the topic; leave it out"
+                self._add(("webhook", "subscribe", "upstream"), "value", message, part="key")
+            return
+        self._check_upstream(subscribe.upstream, ("webhook", "subscribe"))
+        if subscribe.rest is not None:
+            for name in ("create", "renew", "delete"):
+                call = getattr(subscribe.rest, name)
+                if call is not None:
+                    has_id = name != "create" and subscribe.rest.create.id is not None
+                    self._check_call(("webhook", "subscribe", "rest", name), call, has_id)
+
+    def _check_call(self, keys: Path, call: RestCall, has_id: bool) -> None:
+        known = [name for name in REST_NAMES if name != "id" or has_id]
+        for place, text in ((call.method.lower(), call.path), *_texts(call.body, "body")):
+            for name in Template(text).names:
+                if name in known:
+                    continue
+                if name == "id":
+                    self._add(
+                        (*keys, place),
+                        "template",
+                        "`{id}` has no value; let `create` say by `id` where it is in the answer",
+                    )
+                elif name.partition(".")[0] == "env":
+                    self._note_name((*keys, place), name, known)
+                else:
+                    message = f"`{{{name}}}` is nothing that a subscription has; write {_listed(f'{{{each}}}' for each in known)}"
+                    self._add((*keys, place), "template", message, did_you_mean(name, known))
 
     def _check_form(self) -> None:
         poll, emit = self._route.poll, self._route.emit
@@ -331,6 +423,15 @@ class _RouteCheck:
         for name in sorted(self._route.emit.names.model_fields_set - set(known)):
             message = f"`as: {form}` sends no `{name}`; it sends {_listed(known)}"
             self._add(("emit", "names", name), "reference", message, part="key")
+
+
+def _texts(value: object, place: str) -> Iterator[tuple[str, str]]:
+    """The texts in a body that is sent as JSON, each with the key it is below."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item, place)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -30,11 +30,13 @@ def check_listening(config: Config, tree: Tree) -> None:
 
 def resolve_server(server: Server, folder: FilePath) -> Server:
     """Let files that are named relative to the configuration's folder be found from anywhere."""
+    update: dict[str, object] = {}
     tls = server.tls
-    if tls is None or tls.cert is None or tls.key is None:
-        return server
-    files = {"cert": folder / tls.cert, "key": folder / tls.key}
-    return server.model_copy(update={"tls": tls.model_copy(update=files)})
+    if tls is not None and tls.cert is not None and tls.key is not None:
+        update["tls"] = tls.model_copy(update={"cert": folder / tls.cert, "key": folder / tls.key})
+    if server.state_dir is not None:
+        update["state_dir"] = folder / server.state_dir
+    return server.model_copy(update=update) if update else server
 
 
 def _check_addresses(config: Config, tree: Tree) -> None:

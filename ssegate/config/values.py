@@ -115,9 +115,18 @@ class Expression:
 
     text: str
     compiled: Any = field(compare=False, repr=False)
+    names: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """The members it goes down through, one in another, when it does no more than that."""
 
     def __call__(self, document: object) -> object:
         """What the expression finds; None is nothing. Raises `UndecodableError`, which quotes no data, when it fails."""
+        if self.names:
+            # Most do no more, and jmespath takes 5 µs for four members where this takes 0.4.
+            for name in self.names:
+                if not isinstance(document, dict):
+                    return None
+                document = document.get(name)
+            return document
         try:
             return self.compiled.search(document)
         except jmespath.exceptions.JMESPathTypeError as error:
@@ -419,7 +428,17 @@ def read_expression(value: object) -> Expression:
         if isinstance(error, ValueFault):
             raise
         raise ValueFault("expression", f"{said(value)} is not JMESPath") from None
-    return Expression(text, compiled)
+    return Expression(text, compiled, _member_names(compiled.parsed))
+
+
+def _member_names(parsed: dict[str, Any]) -> tuple[str, ...]:
+    """The names of `a.b.c`; empty when the expression is anything else."""
+    if parsed["type"] == "field":
+        return (parsed["value"],)
+    if parsed["type"] != "subexpression":
+        return ()
+    parts = [_member_names(child) for child in parsed["children"]]
+    return tuple(name for part in parts for name in part) if all(parts) else ()
 
 
 def _jmespath_fault(value: object, error: jmespath.exceptions.ParseError) -> str:

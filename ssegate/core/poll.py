@@ -17,6 +17,12 @@ SLOWER = 1.5
 LONGEST_WAIT = 3600.0
 """Seconds. A `Retry-After` or `max-age` beyond this is an upstream's mistake that would silence a topic for good."""
 
+GATHER = 0.05
+"""Seconds. Hints of webhooks that are closer to each other than this are one burst."""
+
+LONGEST_GATHER = 1.0
+"""Seconds after which a burst that does not end is followed by a poll nevertheless."""
+
 _MAX_AGE = re.compile(r'(?:^|[\s,])max-age\s*=\s*"?([0-9]{1,10})', re.IGNORECASE)
 
 
@@ -57,12 +63,16 @@ class Poller:
     """
 
     __slots__ = (
+        "_again",
         "_failures",
+        "_gathering",
         "_hinted",
+        "_hinted_at",
         "_interval",
         "_is_first",
         "_not_before",
         "_pending",
+        "_planned",
         "_random",
         "_settings",
         "_validators",
@@ -83,7 +93,11 @@ class Poller:
         self._not_before = 0.0  # the moment that led to
         self._failures = 0
         self._is_first = True
+        self._planned = 0.0  # when it would be due if nothing were hinted
         self._hinted = False
+        self._hinted_at = float("-inf")
+        self._gathering: float | None = None  # since when hints of a burst have been waiting for a poll
+        self._again = 0.0  # when that poll is due
 
     @property
     def is_failing(self) -> bool:
@@ -92,19 +106,36 @@ class Poller:
 
     def resume(self, now: float) -> None:
         """Begin, or begin again after a pause: at once, unless the last answer asked to be left alone for longer."""
-        self.due = max(now, self._not_before)
+        self.due = self._planned = max(now, self._not_before)
         self._failures = 0
 
     def headers(self) -> tuple[Pair, ...]:
-        """The conditional headers of the next request; empty when the upstream gave no validator."""
+        """The conditional headers of the next request, which is about to be sent; empty when the upstream gave no validator."""
         self._hinted = False
+        self._gathering = None
         return self._validators
 
-    def hint(self, now: float) -> None:
-        """Something has probably changed: ask at once, and again if a request is under way. An outage is waited out."""
-        self._hinted = True
+    def hint(self, now: float, *, gather: bool = False) -> None:
+        """Something has probably changed: ask at once, and again if a request is under way. An outage is waited out.
+
+        `gather`: hints may come in bursts. The first of a burst is followed at once; the others together, by one request
+        behind the last of them.
+        """
+        is_burst = gather and now - self._hinted_at < GATHER
+        self._hinted_at = now
+        if not is_burst:
+            self._hinted = True
+        else:
+            self._gathering = now if self._gathering is None else self._gathering
+            self._again = min(now + GATHER, self._gathering + LONGEST_GATHER)
         if not self.is_failing:
+            self._follow_hints(now)
+
+    def _follow_hints(self, now: float) -> None:
+        if self._hinted:
             self.due = min(self.due, now)
+        elif self._gathering is not None:
+            self.due = min(self._planned, self._again)
 
     def receive(self, status: int, headers: Headers, *, now: float, wall: float) -> Meaning:
         """Take the head of an answer. `wall` is the time of day in seconds since 1970, for dates in headers."""
@@ -153,8 +184,8 @@ class Poller:
         else:
             # From start to start, so that a slow answer does not stretch the interval; but never without a pause.
             self.due = max(self.due + wait, now + self._interval / 10)
-        if self._hinted:
-            self.due = now
+        self._planned = self.due
+        self._follow_hints(now)
 
     def _back_off(self, now: float) -> None:
         """Wait as long as was asked for, else with full jitter (a random part of a bound that doubles); in no case shorter
@@ -162,7 +193,7 @@ class Poller:
         settings = self._settings
         bound = min(settings.backoff_max, settings.backoff_min * 2 ** min(self._failures, 32))
         self._failures += 1
-        self.due = now + max(settings.every_min, self._wait or bound * self._random())
+        self.due = self._planned = now + max(settings.every_min, self._wait or bound * self._random())
 
 
 def _requested_wait(headers: Headers, wall: float) -> float:

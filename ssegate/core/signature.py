@@ -1,55 +1,58 @@
-"""Is this webhook authentic: tokens and signatures, compared in constant time."""
+"""Is this webhook authentic: tokens and signatures, made and compared in constant time."""
 
 from __future__ import annotations
 
 import hmac
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-Algorithm = Literal["sha256", "sha512", "sha1"]
+Algorithm = Literal["sha256", "sha512", "sha384", "sha1"]
 Encoding = Literal["hex", "base64"]
 
 
-def verify_token(secrets: Sequence[str], authorization: str | None) -> bool:
-    """Whether an `Authorization` value is `Bearer` and one of the secrets. The scheme's case does not matter."""
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer":
-        return False
-    return _is_one_of(token.strip(" "), [_key(secret) for secret in secrets if secret])
-
-
-def verify_hmac(
-    secrets: Sequence[str], body: bytes, signature: str | None, *, algorithm: Algorithm, encoding: Encoding, prefix: str
-) -> bool:
-    """Whether the signature is the prefix and the HMAC of the raw body under one of the secrets.
-
-    The prefix is compared exactly, hexadecimal digits without regard to case, base64 with its padding.
-    """
-    if signature is None or not signature.startswith(prefix):
-        return False
-    given = signature[len(prefix) :]
-    digests = [hmac.digest(_key(secret), body, algorithm) for secret in secrets if secret]
-    if encoding == "hex":
-        return _is_one_of(given.lower(), [digest.hex().encode() for digest in digests])
-    return _is_one_of(given, [b64encode(digest) for digest in digests])
-
-
-def _key(secret: str) -> bytes:
-    # A secret from the environment that is not UTF-8 has its bytes as lone surrogates.
+def key_of(secret: str) -> bytes:
+    """The bytes of a secret. One from the environment that is not UTF-8 has its bytes as lone surrogates."""
     return secret.encode("utf-8", "surrogateescape")
 
 
-def _is_one_of(given: str, expected: Sequence[bytes]) -> bool:
-    """Compare with each, without an early exit: the time does not tell which one was near.
+def sign(key: bytes, payload: bytes, algorithm: Algorithm = "sha256", encoding: Encoding = "hex") -> str:
+    """The HMAC of the payload (RFC 2104), written in hexadecimal digits or in base64."""
+    digest = hmac.digest(key, payload, algorithm)
+    return digest.hex() if encoding == "hex" else b64encode(digest).decode()
 
-    The texts are compared, not the decoded bytes, so whatever is malformed is simply different. An empty secret never
-    gets here: anyone could sign with it.
+
+def is_signed(
+    keys: Iterable[bytes],
+    payload: bytes,
+    signatures: Sequence[str],
+    algorithm: Algorithm = "sha256",
+    encoding: Encoding = "hex",
+) -> bool:
+    """Whether one of the signatures is the HMAC of the payload under one of the keys. An empty key signs nothing.
+
+    Hexadecimal digits count without regard to case, base64 with its padding. What has other than ASCII is no signature.
     """
-    if not given.isascii():
-        return False
-    raw = given.encode()
+    given = [each.lower() if encoding == "hex" else each for each in signatures if each.isascii()]
+    digests = [sign(key, payload, algorithm, encoding).encode() for key in keys if key]
+    return is_one_of([each.encode() for each in given], digests)
+
+
+def bearer_of(authorization: str | None) -> bytes:
+    """The token of an `Authorization: Bearer …`; empty when it is none. The scheme's case does not matter."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip(" ").encode("latin-1") if scheme.lower() == "bearer" else b""
+
+
+def is_one_of(given: Iterable[bytes], expected: Iterable[bytes]) -> bool:
+    """Compare each with each, without an early exit: the time does not tell which one was near.
+
+    Signatures are compared as they are written, so whatever is malformed is simply different. What is empty is equal to
+    nothing: anyone could send that.
+    """
     found = False
-    for each in expected:
-        found |= hmac.compare_digest(raw, each)
+    known = [each for each in expected if each]
+    for text in given:
+        for each in known:
+            found |= hmac.compare_digest(text, each)
     return found

@@ -7,9 +7,10 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from functools import partial
 
+from ssegate.admin.diary import Diary
 from ssegate.admin.metrics import GateFigures, UpstreamFigures
 from ssegate.brokers.memory import MemoryBroker
 from ssegate.config.model import Config, Route
@@ -17,11 +18,15 @@ from ssegate.core.event import encode_retry
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Hub, Subscriber, Topic
 from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query, split_path
-from ssegate.edge.exchange import Answer, Body, Relay, Reply, Request, Stream, problem
-from ssegate.errors import BrokerError, RejectedError
+from ssegate.edge.exchange import Answer, Relay, Reply, Request, Stream, problem
+from ssegate.errors import ConfigError, Problem
+from ssegate.gate.deliveries import Deliveries
+from ssegate.gate.hooks import Hook
 from ssegate.gate.routes import PollRoute, ProxyRoute, Table, UpstreamSlot, WebhookRoute
+from ssegate.gate.subscriptions import Subscriptions
 from ssegate.gate.topics import Topics, Watch
 from ssegate.interfaces import Broker
+from ssegate.sources.subscription import Ledger
 from ssegate.upstream.forwarded import client_address
 
 log = logging.getLogger(__name__)
@@ -56,10 +61,16 @@ class Gate:
     def __init__(
         self, config: Config, *, broker: Broker | None = None, own: Mapping[bytes, Answer] | None = None
     ) -> None:
-        """`own` are answers to paths below `/_ssegate/`."""
-        self.table = Table(config)
+        """`own` are answers to paths below `/_ssegate/`.
+
+        Raises `ConfigError` when `server.state_dir` is needed and cannot be used.
+        """
+        self._ledger = _open_ledger(config)
+        self.table = Table(config, ledger=self._ledger)
         self.hub = Hub()
         self.topics = Topics(self.hub, broker or MemoryBroker(_make_epoch), max_topics=config.limits.topics)
+        self.subscriptions = Subscriptions(self._ledger, lambda: self.table)
+        self.deliveries = Deliveries(self.topics, Diary(secrets.token_hex(4)), self.subscriptions.keepers)
         self.is_draining = False
         self._own = dict(own or {})
         self._is_started = False
@@ -85,9 +96,14 @@ class Gate:
         await self.topics.start()
         self._is_started = True
 
+    def begin_subscriptions(self) -> None:
+        """Ask the backends for their webhooks. They call back at once, so it is listened before that."""
+        self.subscriptions.begin()
+
     def reload(self, config: Config) -> None:
         """Go over to another configuration. Streams of routes that are the same in both stay open."""
-        before, self.table = self.table, Table(config, before=self.table)
+        before, self.table = self.table, Table(config, before=self.table, ledger=self._ledger)
+        self.subscriptions.begin()
         self.topics.max_topics = config.limits.topics
         gone = [
             route for route in before.routes if not isinstance(route, ProxyRoute) and route not in self.table.routes
@@ -115,7 +131,9 @@ class Gate:
         self.is_draining = True
         drain = self.config.server.drain
         await asyncio.sleep(drain.delay)
+        leaving = asyncio.ensure_future(self.subscriptions.leave())
         await self._close(self.topics, drain.timeout * DRAIN_PART)
+        await leaving
 
     async def _close(self, topics: Iterable[Topic], seconds: float) -> None:
         """End the streams of these topics, spread over this time, so that not all come back at once."""
@@ -137,6 +155,7 @@ class Gate:
         for topic in self.topics:
             for subscriber in tuple(topic.subscribers):
                 subscriber.close()
+        await self.subscriptions.aclose()
         await self.topics.aclose()
         for slot in self.table.slots.values():
             await slot.upstream.aclose()
@@ -146,8 +165,10 @@ class Gate:
     def answer(self, request: Request) -> Reply | Awaitable[Reply]:
         """See `edge.exchange.Answering`."""
         path, _, query = request.target.partition(b"?")
-        if path in self.table.webhooks:
-            return self._take_delivery(self.table.webhooks[path], request)
+        if (hook := self.table.hooks.get(path)) is not None:
+            return self.deliveries.take(hook, request, self.config.limits.webhook_body)
+        if self.table.below_hooks and path.startswith(self.table.below_hooks):
+            return self._answer_callback(request, path, query)
         if path.startswith(OWN_PATHS):
             return self._own.get(path) or problem(404, "there is nothing at this path")
         match = self.table.router.match(request.method, path, request.headers.get("accept"))
@@ -166,6 +187,13 @@ class Gate:
             allow = (b"allow", ", ".join(sorted(allowed)).encode())
             return problem(405, f"{request.method} is not served here", (allow, *shared))
         return problem(404, "no route matches this path", shared)
+
+    def _answer_callback(self, request: Request, path: bytes, query: bytes) -> Answer | Awaitable[Answer]:
+        """A hub calls where only it knows that there is something."""
+        found = self.subscriptions.answer(request.method, path, dict(parse_query(query)))
+        if isinstance(found, Hook):
+            return self.deliveries.take(found, request, self.config.limits.webhook_body)
+        return found
 
     # Event streams
 
@@ -313,41 +341,6 @@ class Gate:
 
         self.topics.hint(is_touched)
 
-    # Webhooks
-
-    async def _take_delivery(self, routes: list[WebhookRoute], request: Request) -> Answer:
-        if request.method != "POST":
-            return problem(405, "a webhook is delivered by POST", ((b"allow", b"POST"),), close=True)
-        try:
-            body = await _read(request.body, self.config.limits.webhook_body, request.headers)
-            return await self._publish_delivery(routes, request.headers, body)
-        except RejectedError as error:
-            return problem(error.status, str(error), close=error.status in (408, 413))
-        except BrokerError as error:
-            log.error("webhook %s: %s", routes[0].route.path, error)
-            return problem(503, "the event could not be stored; send it again", ((b"retry-after", b"5"),))
-
-    async def _publish_delivery(self, routes: list[WebhookRoute], headers: Headers, body: bytes) -> Answer:
-        """Each route takes of the delivery what concerns it. What concerns none is told why by the first."""
-        events = streams = 0
-        rejections: list[RejectedError] = []
-        for route in routes:
-            try:
-                updates = route.receiver.receive(headers, body)
-            except RejectedError as error:
-                rejections.append(error)
-                continue
-            for update in updates:
-                if not await self.topics.publish(update, route):
-                    return problem(503, "there is no room for another topic", ((b"retry-after", b"5"),))
-                events += 1
-                topic = self.hub.get(update.topic)
-                streams += len(topic.subscribers) if topic is not None else 0
-        if len(rejections) == len(routes):
-            raise rejections[0]
-        told = ((b"ssegate-events", b"%d" % events), (b"ssegate-streams", b"%d" % streams))
-        return Answer(200, told)
-
     # Figures
 
     def statistics(self) -> GateFigures:
@@ -374,6 +367,19 @@ class Gate:
         )
 
 
+def _open_ledger(config: Config) -> Ledger:
+    if not any(route.webhook is not None and route.webhook.subscribe is not None for route in config.routes):
+        return Ledger()  # nothing is to be remembered
+    ledger = Ledger(config.server.state_dir)
+    try:
+        ledger.load()
+    except (OSError, ValueError) as error:
+        fact = f"{error.strerror or error}" if isinstance(error, OSError) else "its subscriptions.json is damaged"
+        message = f"{config.server.state_dir}: {fact[:1].lower()}{fact[1:]}; name a folder that the gate may write to"
+        raise ConfigError([Problem(config.source, 0, 0, "value", "server.state_dir", message)]) from error
+    return ledger
+
+
 def _make_epoch() -> str:
     return secrets.token_hex(5)
 
@@ -391,24 +397,3 @@ def _cursor(headers: Headers, fields: list[tuple[str, str]]) -> str | None:
             cursor = next((value for key, value in reversed(fields) if key == name), "")
     # What is too long is not ours, and is told so; `Position.parse` refuses it by its length too.
     return cursor[: MAX_CURSOR + 1] or None
-
-
-async def _read(body: Body | None, limit: int, headers: Headers) -> bytes:
-    """Read a whole body. Raises `RejectedError` 413 as soon as it is too large, by its own word or in fact."""
-    too_large = RejectedError(413, f"the body is larger than {limit} bytes (limits.webhook_body)")
-    length = headers.get("content-length") or "0"
-    if length.isdigit() and int(length[:20]) > limit:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    async for part in body if body is not None else _no_body():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _no_body() -> AsyncIterator[bytes]:
-    return
-    yield b""

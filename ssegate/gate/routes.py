@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from os import environ
 from typing import TypeVar
 
-from pydantic import SecretStr
-
-from ssegate.config.model import Config, Route
+from ssegate.config.model import Config, Route, Webhook
 from ssegate.config.model import Upstream as UpstreamSettings
-from ssegate.core import signature
 from ssegate.core.detect import Detector, make_detector
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import TopicSettings
@@ -21,8 +18,10 @@ from ssegate.core.poll import PollSettings
 from ssegate.core.routing import Entry, PathPattern, Router, split_path
 from ssegate.core.template import Template
 from ssegate.edge.cors import Cors
+from ssegate.gate.hooks import Hook, Inlet
 from ssegate.sources.poll import PollRecord, PollSource, PollTarget
-from ssegate.sources.webhook import Verify, WebhookReceiver
+from ssegate.sources.subscription import Ledger
+from ssegate.sources.webhook import WebhookReceiver
 from ssegate.upstream import Upstream
 
 T = TypeVar("T")
@@ -46,9 +45,12 @@ class UpstreamSlot:
 
 
 class PollRoute:
-    """A route whose topics are polled resources."""
+    """A route whose topics are polled resources; a webhook beside it says when one has changed."""
 
-    def __init__(self, route: Route, slot: UpstreamSlot, *, max_event_size: int) -> None:
+    def __init__(
+        self, route: Route, slot: UpstreamSlot, *, max_event_size: int, before: PollRoute | None = None
+    ) -> None:
+        """`before`: the route with the same path and webhook that this one takes the place of."""
         assert route.poll is not None
         self.route = route
         self.slot = slot
@@ -78,6 +80,12 @@ class PollRoute:
         after = route.poll.after_write
         self._after = tuple(PathPattern(text, allow_rest=True) for text in after) if isinstance(after, tuple) else ()
         self.follows_own_writes = after is True
+        self.inlet: Inlet | None = (
+            None if route.webhook is None else Inlet(route.webhook, before.inlet if before else None)
+        )
+        asked = self._template.names
+        self.deciding = tuple(name for name in PathPattern(route.path).parameters if name in asked)
+        """The path's parameters that decide what is asked of the upstream."""
 
     def target(self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers) -> PollTarget:
         """What is asked of the upstream for this viewer. Raises `ValueError` or `LookupError` when no URL comes out."""
@@ -136,18 +144,20 @@ class PollRoute:
 class WebhookRoute:
     """A route whose topics are fed by deliveries."""
 
-    def __init__(self, route: Route, *, max_event_size: int) -> None:
+    def __init__(self, route: Route, *, max_event_size: int, before: WebhookRoute | None = None) -> None:
+        """`before`: as for a `PollRoute`."""
         assert route.webhook is not None
         self.route = route
         self.pattern = PathPattern(route.path)
+        self.inlet: Inlet = Inlet(route.webhook, before.inlet if before else None)
         self.topic_settings = TopicSettings(Form.EVENTS, max_events=route.history.events, max_age=route.history.age)
         self.receiver = WebhookReceiver(
-            verify=_make_verify(route),
-            match=route.webhook.match,
+            self.inlet.selection,
             topic_of=self._topic_of,
             event=Template(route.emit.event) if route.emit.event else None,
             data=route.emit.data,
             max_event_size=max_event_size,
+            environ=environ,
         )
 
     def key(self, params: Mapping[str, str]) -> str:
@@ -183,17 +193,30 @@ AnyRoute = PollRoute | WebhookRoute | ProxyRoute
 class Table:
     """Everything a request is looked up in. Built whole from a configuration, and replaced whole by the next."""
 
-    def __init__(self, config: Config, before: Table | None = None) -> None:
-        """What is the same as `before` is taken from there, so that its topics and connections go on."""
+    def __init__(self, config: Config, before: Table | None = None, ledger: Ledger | None = None) -> None:
+        """What is the same as `before` is taken from there, so that its topics and connections go on.
+
+        `ledger` has the secrets of subscriptions; without it each gets a new one.
+        """
         self.config = config
         self.slots = self._make_slots(before)
         self.routes: tuple[AnyRoute, ...] = tuple(self._make(route, before) for route in config.routes)
         self.router: Router[AnyRoute] = Router(route_entry(route.route, route) for route in self.routes)
-        self.webhooks: dict[bytes, list[WebhookRoute]] = {}
+        self.hooks: dict[bytes, Hook] = {}
+        """By the path that takes deliveries."""
+        ledger = ledger or Ledger()
         for route in self.routes:
-            if isinstance(route, WebhookRoute) and route.route.webhook is not None:
-                self.webhooks.setdefault(route.route.webhook.at.encode(), []).append(route)
+            if not isinstance(route, ProxyRoute) and route.route.webhook is not None:
+                self._add_to_hook(route, route.route.webhook, ledger)
+        self.below_hooks = tuple(path + b"/" for path, hook in self.hooks.items() if hook.record and hook.record.token)
+        """What paths begin with that a hub was given to call back."""
         self.cors = Cors(config.cors.origins, credentials=config.cors.credentials) if config.cors else None
+
+    def _add_to_hook(self, route: PollRoute | WebhookRoute, webhook: Webhook, ledger: Ledger) -> None:
+        path = webhook.at.encode()
+        if path not in self.hooks:
+            self.hooks[path] = Hook(webhook, self.config, ledger)
+        self.hooks[path].routes.append(route)
 
     def _make_slots(self, before: Table | None) -> dict[str, UpstreamSlot]:
         slots = {}
@@ -205,14 +228,22 @@ class Table:
         return slots
 
     def _make(self, route: Route, before: Table | None) -> AnyRoute:
+        earlier: AnyRoute | None = None
         for old in before.routes if before is not None else ():
             if old.route == route and self._has_same_ground(old, before):
                 return old
+            if old.route.path == route.path and old.route.webhook and route.webhook:
+                earlier = old if old.route.webhook.at == route.webhook.at else earlier
         size = self.config.limits.event_size
         if route.poll is not None:
-            return PollRoute(route, self.slots[route.poll.upstream], max_event_size=size)
+            slot = self.slots[route.poll.upstream]
+            return PollRoute(
+                route, slot, max_event_size=size, before=earlier if isinstance(earlier, PollRoute) else None
+            )
         if route.webhook is not None:
-            return WebhookRoute(route, max_event_size=size)
+            return WebhookRoute(
+                route, max_event_size=size, before=earlier if isinstance(earlier, WebhookRoute) else None
+            )
         assert route.proxy is not None
         return ProxyRoute(route, self.slots[route.proxy.upstream])
 
@@ -234,26 +265,3 @@ def route_entry(route: Route, target: T) -> Entry[T]:
         negotiate=route.negotiate,
         methods=None if route.kind == "proxy" else READS,
     )
-
-
-def _make_verify(route: Route) -> Verify:
-    assert route.webhook is not None
-    verify = route.webhook.verify
-    if verify.token is not None:
-        tokens = _texts(verify.token)
-        return lambda headers, body: signature.verify_token(tokens, headers.get("authorization"))
-    if verify.hmac is not None:
-        rule, secrets = verify.hmac, _texts(verify.hmac.secret)
-        return lambda headers, body: signature.verify_hmac(
-            secrets,
-            body,
-            headers.get(rule.header),
-            algorithm=rule.algorithm,
-            encoding=rule.encoding,
-            prefix=rule.prefix,
-        )
-    return lambda headers, body: True
-
-
-def _texts(secrets: tuple[SecretStr, ...]) -> tuple[str, ...]:
-    return tuple(secret.get_secret_value() for secret in secrets)

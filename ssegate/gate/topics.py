@@ -26,6 +26,10 @@ RESTART = 5.0
 """Seconds before a source that failed in a way it should not is started again."""
 
 
+Named = tuple[PollRoute, tuple[str | None, ...]]
+"""A route and the values of the parameters that decide what it asks."""
+
+
 class Watch:
     """One polled topic: its source, and the task that runs it while somebody wants it."""
 
@@ -33,6 +37,7 @@ class Watch:
         self.route = route
         self.params = params
         """The path's parameters of the viewer that came first."""
+        self.named: Named = (route, tuple(params.get(name) for name in route.deciding))
         self.topic = topic
         self.source: PollSource = route.make_source(topic.key, target, lambda: len(topic.subscribers))
         self.task: asyncio.Task[None] | None = None
@@ -64,6 +69,8 @@ class Topics:
         self._broker = broker
         self._owners: dict[str, PollRoute | WebhookRoute] = {}
         self._watches: dict[str, Watch] = {}
+        self._alike: dict[Named, dict[Watch, None]] = {}
+        """The same by what a webhook can name of them."""
         self._tasks: set[asyncio.Task[None]] = set()
         """Every task that has not come to its end: the sweeper, and sources, stopped ones too."""
 
@@ -127,6 +134,7 @@ class Topics:
         watch = self._watches.get(key)
         if watch is None:
             watch = self._watches[key] = Watch(route, target, params, topic)
+            self._alike.setdefault(watch.named, {})[watch] = None
         if not topic.is_over and watch.task is None and not watch.source.is_over:
             self._begin(watch)
         return watch
@@ -235,6 +243,21 @@ class Topics:
             watch.source.hint()
         return len(hinted)
 
+    def hint_route(self, route: PollRoute, params: Mapping[str, str]) -> list[Watch]:
+        """A webhook says that what these parameters name has changed: make its topics poll, of a burst just once more.
+
+        Parameters that are not given may have any value. Returns those that are polled at the moment.
+        """
+        values = [params.get(name) for name in route.deciding]
+        if None in values:
+            alike = [watch for watch in self._watches.values() if watch.route is route and _is_alike(watch, params)]
+        else:
+            alike = list(self._alike.get((route, tuple(values)), ()))
+        hinted = [watch for watch in alike if watch.task is not None]
+        for watch in hinted:
+            watch.source.hint(gather=True)
+        return hinted
+
     # Room
 
     def open(self, key: str, route: PollRoute | WebhookRoute) -> Topic | None:
@@ -261,10 +284,17 @@ class Topics:
         watch = self._watches.pop(key, None)
         if watch is not None:
             self._stop(watch)
+            self._part(watch)
         self.hub.drop(key)
         forget = getattr(self._broker, "forget", None)  # interfaces.Forgets
         if forget is not None:
             forget(key)
+
+    def _part(self, watch: Watch) -> None:
+        alike = self._alike[watch.named]
+        del alike[watch]
+        if not alike:
+            del self._alike[watch.named]
 
     def owned_by(self, routes: Collection[PollRoute | WebhookRoute]) -> list[Topic]:
         """The topics of these routes."""
@@ -275,6 +305,10 @@ class Topics:
             await asyncio.sleep(SWEEP)
             for topic in self.hub.expired(time.monotonic()):
                 self.forget(topic.key)
+
+
+def _is_alike(watch: Watch, params: Mapping[str, str]) -> bool:
+    return all(params.get(name, watch.params.get(name)) == watch.params.get(name) for name in watch.route.deciding)
 
 
 def _nothing() -> None:

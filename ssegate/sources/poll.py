@@ -166,9 +166,9 @@ class PollSource:
         """Let the next poll be waited for. Called before `run`."""
         self._first = asyncio.get_running_loop().create_future()
 
-    def hint(self) -> None:
-        """Something has probably changed: poll at once."""
-        self._poller.hint(asyncio.get_running_loop().time())
+    def hint(self, *, gather: bool = False) -> None:
+        """Something has probably changed: poll at once; `gather`: see `Poller.hint`."""
+        self._poller.hint(asyncio.get_running_loop().time(), gather=gather)
         self._hint.set()
 
     @property

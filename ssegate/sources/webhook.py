@@ -1,151 +1,126 @@
-"""Turns a webhook's delivery into an update: is it authentic, which topic is meant, what is the event."""
+"""What a route makes of a webhook's message: does it concern the route, with which parameters, and what is the event."""
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import parse_qs
 
-from ssegate.core.document import decode, encode
+from ssegate.core.delivery import Message, write_json
 from ssegate.core.event import RESERVED_TYPES, Update, encode_text
-from ssegate.core.headers import Headers
 from ssegate.core.template import Template
 from ssegate.errors import RejectedError, UndecodableError
 
-Verify = Callable[[Headers, bytes], bool]
-"""Whether a delivery is authentic, by its headers and raw body."""
+Search = Callable[[object], object]
+"""An expression: called with `{body, headers, params, query}`; None is nothing. Raises `UndecodableError`."""
 
 TopicOf = Callable[[Mapping[str, str]], str | None]
 """The key of the topic with these parameters; None when no viewer could ask for them."""
 
+LEFT_OUT = "left out: `when` is not true of it, or `emit.data` gives null"
+"""What an operator is told of a message that is no event of a route."""
+
 _FORGING = re.compile(r"[\r\n\0]")
 
 
+class Selection:
+    """Which messages concern a route, and the route's parameters in them."""
+
+    def __init__(self, match: Mapping[str, Search], when: Search | None = None) -> None:
+        self._match = match
+        self._when = when
+
+    def params(self, message: Message) -> Mapping[str, str] | None:
+        """The parameters that `match` finds; None when `when` leaves the message out.
+
+        Raises `RejectedError`: 202 when a parameter is not in the message, 400 when an expression cannot take it.
+        """
+        found = {name: _segment(_search(expression, message.facts)) for name, expression in self._match.items()}
+        if self._when is not None and not _is_true(_search(self._when, {**message.facts, "params": found})):
+            return None
+        params = {name: value for name, value in found.items() if value is not None}
+        if len(params) < len(found):
+            missing = " and no ".join(f"`{name}`" for name in found if name not in params)
+            raise RejectedError(202, f"no event: the delivery has no {missing}")
+        return params
+
+
 class WebhookReceiver:
-    """One route's view of the deliveries to its webhook."""
+    """Turns messages into one route's events; see `interfaces.Receiver`."""
 
     def __init__(
         self,
+        selection: Selection,
         *,
-        verify: Verify,
-        match: Mapping[str, Callable[[object], object]],
         topic_of: TopicOf,
         event: Template | None,
-        data: Callable[[object], object] | None,
+        data: Search | None,
         max_event_size: int,
+        environ: Mapping[str, str],
     ) -> None:
-        """`match` gives each of the route's parameters out of `{body, headers, params, query}`."""
-        self._verify = verify
-        self._match = match
+        """`event` and `data` are the route's `emit`; without `data` an event's data is the body as it came.
+
+        `environ` is what `{env.X}` in `event` stands for.
+        """
+        self._selection = selection
         self._topic_of = topic_of
         self._event = event
         self._data = data
         self._max_event_size = max_event_size
+        self._environ = environ
 
-    def receive(self, headers: Headers, body: bytes) -> Sequence[Update]:
-        """Turn one delivery into its event, or none when `emit.data` gives null.
+    def receive(self, message: Message) -> Sequence[Update]:
+        """The message's event; none when `when` leaves it out or `emit.data` gives null.
 
-        Raises `RejectedError`: 401 when it is not authentic (nothing of it has been looked at then), 400 when it is not
-        readable, 415 when it is compressed, 202 when it is genuine but says nothing to this route, 413 when the event
-        would be too large.
+        Raises `RejectedError`: 202 when it says nothing to this route, 400 when an expression cannot take it, 413 when the
+        event would be too large.
         """
-        if not self._verify(headers, body):
-            raise RejectedError(401, "the signature is missing or wrong")
-        if (headers.get("content-encoding") or "").strip().lower() not in ("", "identity"):
-            raise RejectedError(415, "the body is compressed; send it as it is")
-        facts = _facts(headers, body)
-        topic = self._find_topic(facts)
-        data = self._make_data(facts, body)
+        params = self._selection.params(message)
+        if params is None:
+            return ()
+        topic = self._topic_of(params)
+        if topic is None:
+            raise RejectedError(202, f"no event: no viewer can ask for {_listed(params)}")
+        facts = {**message.facts, "params": params}
+        data = self._make_data(facts, message)
         if data is None:
             return ()
-        type_ = self._make_type(facts)
+        type_ = "" if self._event is None else self._make_type(self._event, facts, params)
         size = len(encode_text(data)) + len(encode_text(type_))
         if size > self._max_event_size:
             raise RejectedError(413, f"the event is {size} bytes; limits.event_size is {self._max_event_size}")
         return (Update(topic, data, type=type_),)
 
-    def _find_topic(self, facts: Mapping[str, object]) -> str:
-        params = {name: _segment(name, _search(expression, facts)) for name, expression in self._match.items()}
-        topic = self._topic_of(params)
-        if topic is None:
-            raise RejectedError(202, f"no event: no viewer can ask for {_listed(params)}")
-        return topic
-
-    def _make_data(self, facts: Mapping[str, object], body: bytes) -> str | None:
+    def _make_data(self, facts: Mapping[str, object], message: Message) -> str | None:
         if self._data is None:
-            return _as_text(body)
+            return message.text
         value = _search(self._data, facts)
-        if value is None or isinstance(value, str):
-            return value
-        try:
-            return encode(value)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise RejectedError(400, "what `emit.data` gives cannot be written as JSON") from error
+        return value if value is None or isinstance(value, str) else write_json(value, "what `emit.data` gives")
 
-    def _make_type(self, facts: Mapping[str, object]) -> str:
-        if self._event is None:
-            return ""
-        type_ = self._event.expand({name: _look_up(facts, name) for name in self._event.names})
+    def _make_type(self, event: Template, facts: Mapping[str, object], params: Mapping[str, str]) -> str:
+        known = {**facts, **params, "env": self._environ}
+        type_ = event.expand({name: _look_up(known, name) for name in event.names})
         if type_ in RESERVED_TYPES or _FORGING.search(type_):
             raise RejectedError(202, f"no event: {type_[:64]!r} cannot be an event's name")
         return type_
 
 
-def _facts(headers: Headers, body: bytes) -> dict[str, object]:
-    """What an expression sees."""
-    named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-    return {"body": _parse(headers.get("content-type") or "", body), "headers": named, "params": {}, "query": {}}
-
-
-def _parse(content_type: str, body: bytes) -> object:
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "application/json" or kind.endswith("+json"):
-        return _parse_json(body)
-    if kind == "application/x-www-form-urlencoded":
-        return _parse_form(body)
-    return _as_text(body)
-
-
-def _parse_json(body: bytes) -> object:
-    try:
-        return decode(body)
-    except UndecodableError as error:
-        raise RejectedError(400, str(error)) from error
-    except RecursionError as error:
-        raise RejectedError(400, "the body is not JSON that can be kept: it is nested too deeply") from error
-
-
-def _parse_form(body: bytes) -> object:
-    try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=1000)
-    except ValueError as error:
-        raise RejectedError(400, "the body is not a form") from error
-    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
-
-
-def _as_text(body: bytes) -> str:
-    """The body as it came, base64 when it is not text."""
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(body).decode()
-
-
-def _search(expression: Callable[[object], object], facts: object) -> object:
+def _search(expression: Search, facts: object) -> object:
     try:
         return expression(facts)
     except UndecodableError as error:
         raise RejectedError(400, str(error)) from error
 
 
-def _segment(name: str, value: object) -> str:
-    """A route parameter out of a delivery: text, or a whole number."""
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise RejectedError(202, f"no event: the delivery has no `{name}`")
+def _is_true(value: object) -> bool:
+    """As JMESPath has it: false, null and what is empty are not."""
+    return value is not None and value is not False and value not in ("", [], {})
+
+
+def _segment(value: object) -> str | None:
+    """A route parameter out of a message: text, or a whole number; None when it is none."""
+    if isinstance(value, str):
+        return value or None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _listed(params: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""One request of the gate's own, a poll: its headers, and the whole body of its answer within limits."""
+"""One request of the gate's own, mostly a poll: its headers, and the whole body of its answer within limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FetchAnswer:
     status: int
     headers: Headers
     body: bytes
-    """Whole and inflated. Only a 2xx answer's body is read; of others it is empty."""
+    """Whole and inflated. Of an answer that is no success it is empty, unless it was asked for."""
 
 
 def fetch_headers(
@@ -71,13 +71,25 @@ def basic(user: str, password: str) -> bytes:
 class Fetching:
     """The viewer of a fetch: it collects the answer, inflated, at most `max_body` bytes of it.
 
-    The body of an answer that is no success is not wanted: what does not come with its head is not waited for.
+    The body of an answer that is no success is not wanted, unless `reads_refusals`: what does not come with its head is not
+    waited for.
     """
 
-    __slots__ = ("_body", "_errand", "_gunzip", "_max_body", "_outcome", "_status", "_wants_body", "headers")
+    __slots__ = (
+        "_body",
+        "_errand",
+        "_gunzip",
+        "_max_body",
+        "_outcome",
+        "_reads_refusals",
+        "_status",
+        "_wants_body",
+        "headers",
+    )
 
-    def __init__(self, max_body: int, *, is_head: bool) -> None:
+    def __init__(self, max_body: int, *, is_head: bool, reads_refusals: bool = False) -> None:
         self._max_body = max_body
+        self._reads_refusals = reads_refusals
         self._wants_body = not is_head
         self._outcome: asyncio.Future[FetchAnswer] = asyncio.get_running_loop().create_future()
         self._errand: Errand | None = None
@@ -86,10 +98,13 @@ class Fetching:
         self._gunzip: _Gunzip | None = None
         self.headers = Headers()
 
-    async def run(self, errand: Errand) -> FetchAnswer:
-        """Begin it and wait for the whole answer. Raises `UpstreamError` and its kinds; cancelled, it ends the request."""
+    async def run(self, errand: Errand, body: bytes | None = None) -> FetchAnswer:
+        """Begin it, send the body if there is one, and wait for the whole answer. Raises `UpstreamError` and its kinds; cancelled, it ends the request."""
         self._errand = errand
         errand.begin()
+        if body is not None:
+            errand.send(body)
+            errand.send_end()
         try:
             return await self._outcome
         except asyncio.CancelledError:
@@ -106,7 +121,7 @@ class Fetching:
     def receive_head(self, status: int, headers: tuple[Pair, ...]) -> None:
         self._status, self.headers = status, Headers(headers)
         assert self._errand is not None, "it was begun"
-        if not (self._wants_body and 200 <= status < 300):
+        if not (self._wants_body and (self._reads_refusals or 200 <= status < 300)):
             self._wants_body = False
             # One turn later, so that an answer that is whole already leaves its connection for the next.
             asyncio.get_running_loop().call_soon(self._do_without_body, self._errand)

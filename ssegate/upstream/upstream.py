@@ -60,13 +60,16 @@ class Upstream:
         headers: Sequence[Pair],
         *,
         method: str = "GET",
+        body: bytes | None = None,
         first: bool = False,
         with_auth: bool = True,
+        reads_refusals: bool = False,
         max_body: int,
     ) -> FetchAnswer:
-        """Send a poll's request and read its whole answer. `path` is percent-encoded and begins with `/`.
+        """Send a request of the gate's own and read its whole answer. `path` is percent-encoded and begins with `/`.
 
-        `with_auth`: whether the gate's own credentials go along where `headers` have no Authorization: the configured
+        `body`: what is sent, its type among the `headers`; None is no body. `reads_refusals`: whether the body of an answer that
+        is no success is wanted too. `with_auth`: whether the gate's own credentials go along where `headers` have no Authorization: the configured
         `auth`, or an Authorization among the configured headers.
 
         Waits for the `requests_per_second` budget without limit, `first` before others, then for a free connection.
@@ -81,7 +84,8 @@ class Upstream:
         lines = [b": ".join(pair) for pair in fields[1:]]  # Host is the first, and is written apart
         target = self.address.target(path.encode("ascii"))
         for _ in range(MAX_REDIRECTS + 1):
-            answer = await self._fetch_once(method, target, lines, first, max_body)
+            fetching = Fetching(max_body, is_head=method == "HEAD", reads_refusals=reads_refusals)
+            answer = await self._fetch_once(method, target, lines, body, first, fetching)
             location = answer.headers.get("location")
             if answer.status not in REDIRECTS or method not in ("GET", "HEAD") or location is None:
                 break
@@ -132,19 +136,19 @@ class Upstream:
     # One request
 
     async def _fetch_once(
-        self, method: str, target: bytes, lines: list[bytes], first: bool, max_body: int
+        self, method: str, target: bytes, lines: list[bytes], body: bytes | None, first: bool, fetching: Fetching
     ) -> FetchAnswer:
         if self._budget is not None:
             await self._budget.take(first=first)
-        fetching = Fetching(max_body, is_head=method == "HEAD")
+        framing = NO_BODY if body is None else len(body)
         try:
-            head = request_line(method, target) + request_fields(self._authority, lines, NO_BODY)
+            head = request_line(method, target) + request_fields(self._authority, lines, framing)
         except UnsayableError:
             raise UpstreamError(f"{self.address.label(method, target)}: {_UNSAYABLE}") from None
-        errand = Errand(self._pool, fetching, self.address, method, target, head, NO_BODY, True)
+        errand = Errand(self._pool, fetching, self.address, method, target, head, framing, body is None)
         errand.deadline = asyncio.get_running_loop().time() + self._fetch_seconds
         errand.late_fact = self._late_fact
-        return await fetching.run(errand)
+        return await fetching.run(errand, body)
 
 
 def _authorization(settings: Settings) -> bytes | None:

@@ -46,10 +46,13 @@ def _webhook(path: str = "/w/{id}", webhook: str = "match: {id: body.id}", more:
         ("  - path: /a", ("missing", "routes[0]", "the route has no source; write one of poll, webhook and proxy")),
         ("  - {path: /a, poll: {get: /a}, proxy: {}}", ("value", "routes[0].proxy", "the route has `poll` already; keep one of them")),
         (
-            "  - {path: /a, poll: {get: /a}, webhook: {at: /h, verify: none}}",
-            ("value", "routes[0].webhook", "a webhook beside a poll needs `then: poll`, which is not built yet; make it a route of its own"),
+            "  - {path: /a, poll: {get: /a}, webhook: {at: /h, verify: none, then: emit}}",
+            ("value", "routes[0].webhook.then", "beside a `poll` the webhook only says that something has changed; write `then: poll`, or make it a route of its own"),
         ),
-        (_webhook(webhook="match: {id: body.id}, then: poll"), ("value", "routes[0].webhook.then", "`then: poll` is not built yet; write emit")),
+        (
+            _webhook(webhook="match: {id: body.id}, then: poll"),
+            ("value", "routes[0].webhook.then", "`then: poll` needs a `poll` beside the webhook, which says what to ask for"),
+        ),
         # paths
         (_poll("a"), ("template", "routes[0].path", "`a` is no path: let it begin with `/`")),
         (_poll("/_ssegate/x"), ("value", "routes[0].path", "paths that begin with /_ssegate/ are the gate's own; take another")),
@@ -100,7 +103,7 @@ def _webhook(path: str = "/w/{id}", webhook: str = "match: {id: body.id}", more:
         ),
         (
             _webhook() + '  - {path: /v, webhook: {at: "/%68ook", verify: {token: x}}}',
-            ("route-conflict", "routes[1].webhook.at", "routes[0] on line 5 verifies deliveries here in another way; use another path, or the same way"),
+            ("route-conflict", "routes[1].webhook.at", "routes[0] on line 5 verifies deliveries here in another way; use another path, or write the same"),
         ),
     ],
 )  # fmt: skip

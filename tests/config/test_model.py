@@ -177,7 +177,7 @@ def test_a_delivery_is_verified_in_one_of_three_ways(verify: str, scheme: str) -
 @pytest.mark.parametrize(
     ("verify", "where", "words"),
     [
-        ("{}", "", "write one of none, {token: …} and {hmac: {…}}"),
+        ("{}", "", "write one of none, github, gitlab,"),
         ("{token: a, hmac: {secret: a, header: b}}", "", "write one of"),
         ("hunter2", "", "text is no way to verify"),
         ("~", "", "empty is no way to verify"),

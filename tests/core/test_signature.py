@@ -12,13 +12,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssegate.core.signature import verify_hmac, verify_token
+from ssegate.core.delivery import Delivery
+from ssegate.core.headers import Headers
+from ssegate.core.scheme import Hmac, Scheme, Token
 
 RFC_4231 = json.loads((Path(__file__).parent.parent / "vectors" / "rfc4231.json").read_text())
 
 GITHUB_SECRET = "It's a Secret to Everybody"
 GITHUB_BODY = b"Hello, World!"
 GITHUB_SIGNATURE = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+
+
+def is_authentic(scheme: Scheme, body: bytes = b"", **headers: str | None) -> bool:
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value is not None]
+    return not scheme.fault(Delivery(Headers(pairs), body), wall=0.0)
+
+
+def verify_hmac(secrets, body, signature, *, algorithm, encoding, prefix) -> bool:
+    scheme = Hmac(secrets, "sign", algorithm=algorithm, encoding=encoding, prefix=prefix)
+    return is_authentic(scheme, body, sign=signature)
+
+
+def verify_token(secrets, authorization) -> bool:
+    return is_authentic(Token(secrets), authorization=authorization)
 
 
 def verify_github(
@@ -86,9 +102,7 @@ def test_an_empty_secret_is_none_as_anyone_could_sign_with_it():
         GITHUB_SIGNATURE.replace("sha256=", "sha1="),
         GITHUB_SIGNATURE[:-1] + "g",
         GITHUB_SIGNATURE[:-1] + "é",
-        GITHUB_SIGNATURE[:-1] + "\u0667",
         GITHUB_SIGNATURE + "\n",
-        "sha256=" + "\ud800" * 64,
     ],
 )
 def test_a_malformed_signature_is_just_false(signature):
@@ -121,7 +135,7 @@ def test_what_the_secret_signed_is_authentic_and_one_changed_bit_is_not(body, se
         assert authentic is (flipped == 0)
 
 
-@given(st.none() | st.text())
+@given(st.none() | st.text(st.characters(max_codepoint=255)))
 def test_no_header_makes_the_verification_fail_otherwise_than_by_false(value):
     assert verify_github(value) is False
     assert verify_token(["a secret that is not guessed"], value) is False
@@ -150,4 +164,9 @@ def test_a_bearer_token_that_equals_a_secret_is_authentic(header):
     ],
 )
 def test_another_token_scheme_or_case_is_false(header):
-    assert verify_token(["s3cret", "é"], header) is False
+    assert verify_token(["s3cret"], header) is False
+
+
+def test_a_token_that_is_not_ascii_is_compared_as_the_bytes_it_is():
+    assert verify_token(["é"], "Bearer " + "é".encode().decode("latin-1"))
+    assert not verify_token(["é"], "Bearer é")

@@ -1,0 +1,113 @@
+"""The last deliveries of webhooks and what became of them, in words for an operator."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ssegate.core.delivery import Delivery
+
+MOST = 200
+"""How many deliveries are remembered."""
+
+MOST_BYTES = 8 * 1024 * 1024
+"""How much of their bodies is kept for being delivered again; the oldest give way."""
+
+_LONGEST = 200
+"""Characters of what a sender says of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a delivery."""
+
+    status: int
+    """What its sender was answered."""
+    words: str
+    """What an operator is told."""
+    events: int = 0
+    """How many events it became."""
+    streams: int = 0
+    """How many open streams it reached."""
+    duplicates: int = 0
+    """How many of its events had been taken before."""
+    kind: str = ""
+    """What kind of event it is, in its sender's words."""
+    id: str = ""
+    """Its id, in its sender's words."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One delivery."""
+
+    id: str
+    at: float
+    """When it came, in seconds since 1970."""
+    path: str
+    """The webhook's `at`."""
+    outcome: Outcome
+    size: int
+    """Bytes of its body, as far as they were read."""
+    delivery: Delivery | None
+    """For being delivered again; None when it was never whole, is no delivery, or has given way."""
+    repeats: str = ""
+    """The entry it is a redelivery of."""
+
+    def shown(self) -> dict[str, object]:
+        """As JSON, without anything secret: of headers, query and body nothing but what is named."""
+        outcome = self.outcome
+        facts: dict[str, object] = {
+            "id": self.id,
+            "at": datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "webhook": self.path,
+            "status": outcome.status,
+            "outcome": outcome.words,
+            "bytes": self.size,
+            "event": outcome.kind[:_LONGEST] or None,
+            "delivery": outcome.id[:_LONGEST] or None,
+            "events": outcome.events,
+            "streams": outcome.streams,
+            "duplicates": outcome.duplicates,
+            "redelivery_of": self.repeats or None,
+            "can_be_redelivered": self.delivery is not None,
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+class Diary:
+    """A ring of entries. Bodies are kept apart from that as long as there is room for them."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is random: an id of another process' diary is none of this one."""
+        self._name = name
+        self._count = 0
+        self._entries: deque[Entry] = deque(maxlen=MOST)
+        self._bodies: deque[Entry] = deque()
+        self._kept = 0
+
+    def add(
+        self, at: float, path: str, outcome: Outcome, size: int, delivery: Delivery | None = None, repeats: str = ""
+    ) -> Entry:
+        """Note a delivery; `at` is the time of day."""
+        self._count += 1
+        entry = Entry(f"{self._name}-{self._count}", at, path, outcome, size, delivery, repeats)
+        self._entries.append(entry)
+        if delivery is not None:
+            self._bodies.append(entry)
+            self._kept += size
+        while len(self._bodies) > MOST or self._kept > MOST_BYTES:
+            oldest = self._bodies.popleft()
+            oldest.delivery = None
+            self._kept -= oldest.size
+        return entry
+
+    def get(self, id_: str) -> Entry | None:
+        """The entry with this id, if it is still there."""
+        return next((entry for entry in self._entries if entry.id == id_), None)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The newest first."""
+        return reversed(self._entries)

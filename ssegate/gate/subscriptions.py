@@ -1,0 +1,201 @@
+"""The subscriptions of a configuration: begun, carried over a reload, and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from os import environ
+
+from pydantic import ValidationError
+
+from ssegate.config.model import Upstream as UpstreamSettings
+from ssegate.edge.exchange import Answer, problem
+from ssegate.gate.hooks import Hook
+from ssegate.gate.routes import Table
+from ssegate.sources.subscription import (
+    GraphProvider,
+    Keeper,
+    Ledger,
+    Provider,
+    Record,
+    RestProvider,
+    Status,
+    Undo,
+    Web,
+    WebSubProvider,
+)
+from ssegate.upstream import Upstream
+from ssegate.upstream.address import Address
+
+log = logging.getLogger(__name__)
+
+LEAVING = 8.0
+"""Seconds that removing subscriptions may take altogether."""
+
+PATIENCE = 2.0
+"""Seconds that a request under way is given before its subscription is removed."""
+
+
+class Subscriptions:
+    """Who keeps which subscription alive."""
+
+    def __init__(self, ledger: Ledger, table: Callable[[], Table]) -> None:
+        """`table` is the one in force."""
+        self.keepers: dict[str, Keeper] = {}
+        """By the webhook's path."""
+        self._ledger = ledger
+        self._table = table
+        self._callbacks: dict[bytes, Keeper] = {}
+        """By the paths that nobody can guess; also those of subscriptions that are on their way out."""
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        web = Web(self._settings_of)
+        self._undo = Undo(web, self._upstream_named)
+        self._web = web
+
+    # Life
+
+    def begin(self) -> None:
+        """Ask for what the table in force wants, and take back what it does not. Called again after each reload."""
+        wanted = {hook.at: hook for hook in self._table().hooks.values() if hook.record is not None}
+        for path, keeper in tuple(self.keepers.items()):
+            hook = wanted.get(path)
+            if hook is None or hook.record is None or hook.record.definition != keeper.record.definition:
+                self._spawn_leave(keeper)
+        for path, record in self._ledger:
+            hook = wanted.get(path)
+            is_current = hook is not None and hook.record is not None and hook.record.definition == record.definition
+            if not is_current and path not in self.keepers and record.callback not in self._going():
+                self._spawn_leave(Keeper(path, record, None, self._undo, self._ledger))
+        for path, hook in wanted.items():
+            if path not in self.keepers:
+                self._start(hook)
+
+    def _going(self) -> set[str]:
+        return {keeper.record.callback for keeper in self._callbacks.values()}
+
+    def _start(self, hook: Hook) -> None:
+        assert hook.record is not None
+        provider, backoff = self._provider(hook)
+        keeper = Keeper(hook.at, hook.record, provider, self._undo, self._ledger, backoff=backoff)
+        self.keepers[hook.at] = keeper
+        self._open(keeper)
+        self._running[hook.at] = asyncio.get_running_loop().create_task(keeper.run())
+
+    def _open(self, keeper: Keeper) -> None:
+        if keeper.record.token:
+            self._callbacks[callback_path(keeper.path, keeper.record)] = keeper
+
+    def _stop(self, path: str) -> asyncio.Task[None]:
+        keeper = self.keepers.pop(path)
+        keeper.stop()
+        return self._running.pop(path)
+
+    def _spawn_leave(self, keeper: Keeper) -> None:
+        self._open(keeper)
+        running = self._stop(keeper.path) if self.keepers.get(keeper.path) is keeper else None
+        task = asyncio.get_running_loop().create_task(self._leave(keeper, running))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, keeper: Keeper, running: asyncio.Task[None] | None) -> None:
+        try:
+            if running is not None:
+                await asyncio.wait((running,), timeout=PATIENCE)
+                running.cancel()
+            await keeper.leave()
+        finally:
+            self._callbacks.pop(callback_path(keeper.path, keeper.record), None)
+
+    async def leave(self) -> None:
+        """The gate goes down: take back all that are not to be kept, in bounded time, while the backends can still call back."""
+        for path, keeper in tuple(self.keepers.items()):
+            hook = self._table().hooks.get(path.encode())
+            if hook is not None and hook.webhook.subscribe is not None and hook.webhook.subscribe.keep:
+                self._stop(path).cancel()
+            else:
+                self._spawn_leave(keeper)
+        if self._leaving:
+            await asyncio.wait(tuple(self._leaving), timeout=LEAVING)
+
+    async def aclose(self) -> None:
+        """Stop at once. What the backends have stays there, and in the ledger."""
+        tasks = (*self._running.values(), *self._leaving)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._running.clear()
+        self.keepers.clear()
+
+    # Calls
+
+    def answer(
+        self, method: str, path: bytes, query: Mapping[str, str]
+    ) -> Coroutine[None, None, Answer] | Hook | Answer:
+        """A request below the path of a subscribed webhook: the hook it is a delivery for, or its answer."""
+        keeper = self._callbacks.get(path)
+        if method == "GET":
+            return problem(404, "nothing was asked for here") if keeper is None else _confirm(keeper, query)
+        hook = None if keeper is None else self._table().hooks.get(keeper.path.encode())
+        if hook is None or self.keepers.get(hook.at) is not keeper:
+            # "The subscriber MAY return 410 … to indicate that the subscription has been deleted" (W3C WebSub, 7)
+            return problem(410, "there is no such subscription any more", close=True)
+        return hook
+
+    def statuses(self) -> list[Status]:
+        """How each of them stands."""
+        return [keeper.status() for keeper in self.keepers.values()]
+
+    # How they are asked
+
+    def _provider(self, hook: Hook) -> tuple[Provider, tuple[float, float]]:
+        """Who asks, and the shortest and the longest wait when that fails."""
+        subscribe = hook.webhook.subscribe
+        assert subscribe is not None
+        if subscribe.websub is not None:
+            return WebSubProvider(subscribe.websub, hook.secret, self._web), (1.0, 60.0)
+        name = subscribe.upstream
+        backoff = self._table().slots[name].settings.backoff
+
+        def upstream() -> Upstream:
+            return self._table().slots[name].upstream
+
+        if subscribe.msgraph is not None:
+            return GraphProvider(subscribe.msgraph, hook.secret, name, upstream), (backoff.min, backoff.max)
+        assert subscribe.rest is not None
+        return RestProvider(subscribe.rest, hook.secret, name, upstream, environ), (backoff.min, backoff.max)
+
+    def _upstream_named(self, name: str) -> Upstream | None:
+        slot = self._table().slots.get(name)
+        return None if slot is None else slot.upstream
+
+    def _settings_of(self, origin: str) -> UpstreamSettings:
+        """An upstream of the configuration at this origin says how it is asked: whom to trust, with which credentials."""
+        try:
+            plain = UpstreamSettings.model_validate({"url": origin})
+        except ValidationError:
+            raise ValueError("not an origin") from None
+        here = _place(plain.url)
+        for settings in self._table().config.upstreams.values():
+            if _place(settings.url) == here:
+                return settings.model_copy(update={"url": origin})
+        return plain
+
+
+def _place(url: str) -> tuple[str, str, int]:
+    address = Address.parse(url)
+    return (address.scheme, address.host, address.port)
+
+
+async def _confirm(keeper: Keeper, query: Mapping[str, str]) -> Answer:
+    challenge = await keeper.confirm(query)
+    if challenge is None:
+        return problem(404, "nothing was asked for here")
+    kind = ((b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff"))
+    return Answer(200, kind, challenge.encode("utf-8", "replace"))
+
+
+def callback_path(path: str, record: Record) -> bytes:
+    """Where a subscription with a token is called back."""
+    return f"{path}/{record.token}".encode()

@@ -1,0 +1,82 @@
+"""How a kind of backend is asked for its webhooks, as the keeper of a subscription sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ssegate.core.template import Template
+from ssegate.errors import UpstreamError
+from ssegate.sources.subscription.ledger import Record
+from ssegate.upstream import FetchAnswer, Upstream
+
+MAX_ANSWER = 256 * 1024
+"""Bytes of an answer to a subscription's request, or of the topic where a hub is looked for."""
+
+_SHOWN = 200
+GONE = (404, 410)
+"""Statuses that say that a subscription is not known there."""
+
+
+UpstreamOf = Callable[[], Upstream]
+"""The upstream that is asked, as the configuration has it now."""
+
+
+class RefusedError(UpstreamError):
+    """The backend answered, and does not want it. `status` is 0 where that is not the reason; `retry_after` in seconds, 0 is
+    not said."""
+
+    def __init__(self, message: str, status: int = 0, retry_after: float = 0.0) -> None:
+        self.status = status
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a backend answered that was asked."""
+
+    record: Record
+    """What is known of the subscription now."""
+    seconds: float | None
+    """How long it lasts; None is for good."""
+    is_interval: bool = False
+    """Whether `seconds` says when to ask again, and not how long it lasts."""
+    is_confirmed: bool = True
+    """Whether it is granted with that; if not, the backend calls back to grant it."""
+
+
+class Provider(Protocol):
+    """Asks one backend for one subscription."""
+
+    async def prepare(self, record: Record) -> Record:
+        """Find out what has to be known before it is asked: it may call back before it answers. Raises as `ask` does."""
+        ...
+
+    async def ask(self, record: Record) -> Grant:
+        """Make the subscription, or renew it where the record says that there is one; make it anew if it is not known there.
+
+        Raises `UpstreamError` and its kinds, among them `RefusedError`.
+        """
+        ...
+
+
+def checked(answer: FetchAnswer, what: str) -> FetchAnswer:
+    """An answer that is a success. Raises `RefusedError` with the beginning of what it says otherwise; `what` names the request."""
+    if 200 <= answer.status < 300:
+        return answer
+    text = " ".join(answer.body[: 4 * _SHOWN].decode("utf-8", "replace").split())
+    said = "".join(each if each.isprintable() else "?" for each in text)[:_SHOWN]
+    wait = answer.headers.get("retry-after") or ""
+    seconds = float(wait[:6]) if wait.isascii() and wait.isdigit() else 0.0
+    raise RefusedError(f"{what}: {answer.status}{': ' + said if said else ''}", answer.status, min(seconds, 3600.0))
+
+
+def filled(value: object, values: Mapping[str, str]) -> object:
+    """JSON whose texts are templates, with these values in their places."""
+    if isinstance(value, dict):
+        return {name: filled(item, values) for name, item in value.items()}
+    if isinstance(value, list):
+        return [filled(item, values) for item in value]
+    return Template(value).expand(values) if isinstance(value, str) else value
