@@ -14,6 +14,7 @@ import fanout
 import memory
 import polling
 import proxying
+import webhooks
 from process import LOAD_CORE, run_here
 from report import FAILURES, HEAD, Options, Row, missing, show
 
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "proxy-h2c": proxying.proxy_h2c,
     "bulk": bulk.bulk,
     "polling": polling.polling,
+    "webhooks": webhooks.webhooks,
 }
 FURTHER: dict[str, Callable[[Options], list[Row]]] = {"one-resource": polling.one_resource}
 """Those without a bar: not part of `all`."""

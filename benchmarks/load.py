@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import http2
@@ -31,7 +31,7 @@ EVENT = 200
 class Connection:
     """One connection and how many deliveries it has seen."""
 
-    __slots__ = ("count", "sampled", "socket", "streams", "tail")
+    __slots__ = ("count", "half", "sampled", "socket", "streams", "tail")
 
     def __init__(self, opened: socket.socket, sampled: bool) -> None:
         self.socket = opened
@@ -39,21 +39,21 @@ class Connection:
         self.count = 0
         self.sampled = sampled
         self.tail = b""
+        self.half = 0  # of a marker, seen so far
 
     def take(self, latencies: list[float]) -> int:
         """Read what is there; how many deliveries it was. Raises `AssertionError` when the server has closed."""
         piece = _read(self.socket)
-        # a marker may be cut in two: what is kept is one byte shorter than what is looked for
-        data = self.tail + piece
         if self.sampled:
+            # a stamp may be cut in two: what is kept is one byte shorter than what is looked for
+            data = self.tail + piece
             self.tail = data[1 - STAMP :]
             now = time.monotonic_ns()
-            stamps = STAMPED.findall(data)
-            latencies += [(now - int(stamp)) / 1e9 for stamp in stamps]
-            found = len(stamps)
-        else:
-            self.tail = data[-1:]
-            found = data.count(MARKER)
+            # one that the framing of chunks cuts is not read, but it is counted below
+            latencies += [(now - int(stamp)) / 1e9 for stamp in STAMPED.findall(data)]
+        # single bytes, as the framing may come between the two of a marker
+        self.half += piece.count(MARKER[:1])
+        found, self.half = divmod(self.half, 2)
         self.count += found
         return found
 
@@ -73,6 +73,7 @@ class Poster:
     """Posts events over one kept connection, one at a time."""
 
     def __init__(self, place: Place) -> None:
+        self.path = place.publish_path
         self.socket = socket.create_connection(("127.0.0.1", place.ports["h1"]))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.waiting = False
@@ -84,9 +85,12 @@ class Poster:
 
     def post(self) -> None:
         """Send one event; `waiting` until its answer has come."""
-        body = f'{{"id":"bench","m":"{MARKER.decode()}{time.monotonic_ns():019d}'
-        self.socket.sendall(self._head + (body + "x" * (EVENT - len(body) - 2) + '"}').encode())
+        self.socket.sendall(self._request(f"{MARKER.decode()}{time.monotonic_ns():019d}"))
         self.waiting = True
+
+    def _request(self, mark: str) -> bytes:
+        body = f'{{"id":"bench","m":"{mark}'
+        return self._head + (body + "x" * (EVENT - len(body) - 2) + '"}').encode()
 
     def receive(self) -> None:
         """Take the answer. Raises `AssertionError` if it is not 2xx."""
@@ -110,8 +114,13 @@ def is_whole(answer: bytes) -> bool:
 class Streams:
     """Open event streams of one server, over one protocol: h1, h2c, tls-h1 or tls-h2."""
 
-    def __init__(self, place: Place, protocol: str = "h1") -> None:
+    def __init__(
+        self, place: Place, protocol: str = "h1", make_poster: Callable[[Place], Poster] = Poster, posters: int = 1
+    ) -> None:
+        """Events are posted by so many posters, each over its own connection."""
         self.place = place
+        self._make_poster = make_poster
+        self._wanted = posters
         self.latencies: list[float] = []
         """Of deliveries on the sampled connections, in seconds."""
         self.last_delivery = 0.0
@@ -123,7 +132,7 @@ class Streams:
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._openings: dict[int, http2.Opening] = {}
-        self._poster: Poster | None = None
+        self._posters: dict[int, Poster] = {}
 
     def __len__(self) -> int:
         return sum(connection.streams for connection in self._connections.values())
@@ -178,28 +187,29 @@ class Streams:
 
     def receive(self, seconds: float) -> None:
         """Take what has come; wait at most so long for the first of it. Some only, so that the next post is not late."""
-        connections, poster = self._connections, self._poster
+        connections, posters = self._connections, self._posters
         before = self._deliveries
         for fd, _ in self._poll.poll(seconds, 128):
             if connection := connections.get(fd):
                 self._deliveries += connection.take(self.latencies)
-            elif poster is not None:
-                poster.receive()
+            else:
+                posters[fd].receive()
         if self._deliveries > before:
             self.last_delivery = time.monotonic()
 
-    def _make_poster(self) -> Poster:
-        if self._poster is None:
-            self._poster = Poster(self.place)
-            self._poll.register(self._poster.socket.fileno(), select.EPOLLIN)
-        return self._poster
+    def _open_posters(self) -> list[Poster]:
+        while len(self._posters) < self._wanted:
+            poster = self._make_poster(self.place)
+            self._posters[poster.socket.fileno()] = poster
+            self._poll.register(poster.socket.fileno(), select.EPOLLIN)
+        return list(self._posters.values())
 
     def prove(self) -> None:
         """Post one event and look, frame by frame, whether each HTTP/2 stream had it once; later only bytes are counted.
 
         To be called once, before anything else is received.
         """
-        poster, end = self._make_poster(), time.monotonic() + 30
+        (poster, *_), end = self._open_posters(), time.monotonic() + 30
         poster.post()
         found = 0
         while (poster.waiting or found < len(self)) and time.monotonic() < end:
@@ -215,7 +225,7 @@ class Streams:
 
     def start(self) -> None:
         """Take what is still on its way from before, and count from here."""
-        self._make_poster()
+        self._open_posters()
         end = time.monotonic() + 10
         while self._poll.poll(0.02, 1) and time.monotonic() < end:
             self.receive(0)
@@ -224,31 +234,53 @@ class Streams:
         for connection in self._connections.values():
             connection.count = 0
 
+    def run_in_waves(self, seconds: float) -> int:
+        """Let all posters post at once, and again when all is delivered, for so long; return the number of events.
+
+        So the server is never waited for by a load that is slower than it is.
+        Raises `AssertionError` as `run` does.
+        """
+        posters, posted, end = list(self._posters.values()), 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            for poster in posters:
+                poster.post()
+            posted += len(posters)
+            self._collect(posted * len(self))
+        self._check(posted)
+        return posted
+
     def run(self, seconds: float, *, interval: float = 0.0, most: int | None = None) -> int:
         """Post events for so long, back to back or paced, at most so many; return their number once all are delivered.
 
         Raises `AssertionError` unless each stream has had each event exactly once.
         """
-        assert self._poster is not None, "start() comes first"
+        posters = list(self._posters.values())
+        assert posters, "start() comes first"
         width, posted = len(self), 0
+        behind = max(BEHIND, 2 * len(posters)) * width
         due = time.monotonic()
         end = due + seconds
         while (now := time.monotonic()) < end and posted != most:
-            if self._poster.waiting or now < due or posted * width - self._deliveries > BEHIND * width:
-                self.receive(min(max(due - now, 0.0), 0.05) if interval and not self._poster.waiting else 0.05)
+            poster = next((each for each in posters if not each.waiting), None)
+            if poster is None or now < due or posted * width - self._deliveries > behind:
+                self.receive(min(max(due - now, 0.0), 0.05) if interval and poster is not None else 0.05)
                 continue
-            self._poster.post()
+            poster.post()
             posted += 1
             due += interval
         self._collect(posted * width)
-        short = sum(one.count != posted * one.streams for one in self._connections.values())
-        assert short == 0, f"{short} of {len(self._connections)} connections did not have each of {posted} events once"
+        self._check(posted)
         return posted
 
+    def _check(self, posted: int) -> None:
+        short = sum(one.count != posted * one.streams for one in self._connections.values())
+        assert short == 0, f"{short} of {len(self._connections)} connections did not have each of {posted} events once"
+
     def _collect(self, expected: int, timeout: float = 30.0) -> None:
-        assert self._poster is not None
         end = time.monotonic() + timeout
-        while (self._deliveries < expected or self._poster.waiting) and time.monotonic() < end:
+        while self._deliveries < expected or any(each.waiting for each in self._posters.values()):
+            if time.monotonic() > end:
+                break
             self.receive(0.2)
         assert self._deliveries == expected, f"{self._deliveries} deliveries of {expected}"
 
@@ -257,8 +289,8 @@ class Streams:
         self._poll.close()
         for connection in self._connections.values():
             connection.socket.close()
-        if self._poster is not None:
-            self._poster.socket.close()
+        for poster in self._posters.values():
+            poster.socket.close()
 
 
 def _tls_client(protocol: str) -> ssl.SSLContext:

@@ -71,7 +71,7 @@ class Service:
             listen = server.tls.listen
             self.tls_port = await self._public.start(listen.host, listen.port, self._certificate.context)
         if config.admin is not None:
-            endpoints = AdminEndpoints(lambda: self.gate.is_ready, Metrics(self.gate.statistics, self._public))
+            endpoints = AdminEndpoints(self.gate, Metrics(self.gate.statistics, self._public))
             self._admin = make_server(config, endpoints.answer)
             self.admin_port = await self._admin.start(config.admin.listen.host, config.admin.listen.port)
 
@@ -100,6 +100,7 @@ class Service:
             ("server.tls.listen", _tls_address(before) == _tls_address(config)),
             ("server.edge", before.server.edge == config.server.edge),
             ("server.http3", before.server.http3 == config.server.http3),
+            ("server.state_dir", before.server.state_dir == config.server.state_dir),
             ("server.keep_alive", before.server.keep_alive == config.server.keep_alive),
             ("admin", before.admin == config.admin),
             ("limits.request_head", before.limits.request_head == config.limits.request_head),

@@ -19,24 +19,55 @@ _LONGEST = 200
 """Characters of what a sender says of itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What became of a delivery."""
+    """What becomes of a delivery. Made for each of thousands a second, so its words are put together when somebody reads them."""
 
-    status: int
-    """What its sender was answered."""
-    words: str
-    """What an operator is told."""
+    status: int = 200
+    """What its sender is answered."""
+    said: str = ""
+    """Why it is no event, or was refused."""
     events: int = 0
     """How many events it became."""
     streams: int = 0
     """How many open streams it reached."""
+    polls: int = 0
+    """How many topics it made poll at once."""
     duplicates: int = 0
     """How many of its events had been taken before."""
+    left_out: int = 0
+    """How many of its events a route does not want."""
     kind: str = ""
     """What kind of event it is, in its sender's words."""
     id: str = ""
     """Its id, in its sender's words."""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a route has taken anything of it, now or before, or has chosen not to."""
+        return bool(self.events or self.polls or self.duplicates or self.left_out)
+
+    @property
+    def words(self) -> str:
+        """All of it for an operator."""
+        parts = []
+        if self.polls:
+            parts.append(f"{_counted(self.polls, 'topic')} polled at once, for {_counted(self.streams, 'open stream')}")
+        elif self.events:
+            parts.append(f"{_counted(self.events, 'event')} to {_counted(self.streams, 'open stream')}")
+        if self.duplicates:
+            parts.append(f"taken before: {_counted(self.duplicates, 'event')} left out")
+        if self.left_out:
+            parts.append(
+                f"{_counted(self.left_out, 'event')} left out: `when` is not true of it, or `emit.data` gives null"
+            )
+        if self.said:
+            parts.append(self.said)
+        return "; ".join(parts) or "it names nothing that is polled at the moment, and no event came of it"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @dataclass(slots=True)

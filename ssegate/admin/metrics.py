@@ -31,6 +31,20 @@ class UpstreamFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class SubscriptionFigures:
+    """One subscription to a backend's webhooks."""
+
+    path: str
+    """The webhook's."""
+    kind: str
+    is_active: bool
+    failures: int
+    """Attempts that have failed since the start."""
+    seconds: float | None
+    """How long it lasts yet; None where it does not end, or is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class GateFigures:
     """The gate: what is open now, and what has been since it began."""
 
@@ -42,6 +56,11 @@ class GateFigures:
     faults: int
     refused: Mapping[str, int]
     """Streams turned away, by reason."""
+    webhooks: Mapping[tuple[str, int], int]
+    """Deliveries, by path and by the status they were answered with."""
+    duplicates: Mapping[str, int]
+    """Events of deliveries that had been taken before, by path."""
+    subscriptions: tuple[SubscriptionFigures, ...]
     upstreams: tuple[UpstreamFigures, ...]
 
 
@@ -98,6 +117,30 @@ def _gate_metrics(gate: GateFigures) -> Iterator[Metric]:
     for reason, count in gate.refused.items():
         refused.add_metric([reason], count)
     yield refused
+    yield from _webhook_metrics(gate)
+
+
+def _webhook_metrics(gate: GateFigures) -> Iterator[Metric]:
+    taken = CounterMetricFamily("ssegate_webhooks", "Deliveries of webhooks, by answer.", labels=["webhook", "status"])
+    for (path, status), count in gate.webhooks.items():
+        taken.add_metric([path, str(status)], count)
+    duplicates = CounterMetricFamily(
+        "ssegate_webhook_duplicates", "Events of deliveries that had been taken before.", labels=["webhook"]
+    )
+    for path, count in gate.duplicates.items():
+        duplicates.add_metric([path], count)
+    labels = ["webhook", "kind"]
+    active = GaugeMetricFamily("ssegate_subscription_active", "1 while the backend sends webhooks here.", labels=labels)
+    failures = CounterMetricFamily(
+        "ssegate_subscription_failures", "Attempts to subscribe, or to renew, that failed.", labels=labels
+    )
+    lasts = GaugeMetricFamily("ssegate_subscription_seconds", "How long a subscription lasts yet.", labels=labels)
+    for each in gate.subscriptions:
+        active.add_metric([each.path, each.kind], each.is_active)
+        failures.add_metric([each.path, each.kind], each.failures)
+        if each.seconds is not None:
+            lasts.add_metric([each.path, each.kind], each.seconds)
+    yield from (taken, duplicates, active, failures, lasts)
 
 
 def _upstream_metrics(upstreams: Iterable[UpstreamFigures]) -> Iterator[Metric]:

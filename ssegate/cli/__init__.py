@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssegate import __version__
-from ssegate.cli import check, demo, health, listen, match, quick, routes, schema, serve, try_
+from ssegate.cli import check, demo, health, listen, match, quick, routes, schema, send, serve, try_
 from ssegate.cli.terminal import complain, prepare_streams, report
 from ssegate.errors import ConfigError
 
-COMMANDS = (serve, quick, check, demo, routes, match, try_, listen, schema, health)
+COMMANDS = (serve, quick, check, demo, routes, match, try_, listen, send, schema, health)
 """In the order in which the help lists them."""
 
 FAILED = 1

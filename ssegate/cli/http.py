@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,6 +34,35 @@ def fetch_status(url: str, *, timeout: float) -> int:
         return httpx.get(url, timeout=timeout, trust_env=False, headers={"User-Agent": _AGENT}).status_code
     except httpx.HTTPError as error:
         raise UpstreamError(_fact(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What was answered to a webhook."""
+
+    status: int
+    phrase: str
+    detail: str
+    """What it says in words; empty when nothing."""
+    events: str | None
+    streams: str | None
+    """How many events it became and how many open streams they reached; None when that is not said."""
+
+
+def post(url: str, headers: Sequence[tuple[str, str]], body: bytes, *, timeout: float) -> Posted:
+    """Post a webhook. Raises `UpstreamError` when there is no answer, and `ValueError` when it is no URL."""
+    checked_url(url)
+    raw = [(name.encode(), value.encode("utf-8")) for name, value in (("User-Agent", _AGENT), *headers)]
+    try:
+        with httpx.Client(trust_env=False, timeout=timeout) as client:
+            response = client.post(url, headers=raw, content=body)
+    except httpx.HTTPError as error:
+        raise UpstreamError(_fact(error)) from error
+    told = response.headers
+    detail = _detail(response.content)
+    return Posted(
+        response.status_code, response.reason_phrase, detail, told.get("ssegate-events"), told.get("ssegate-streams")
+    )
 
 
 class EventStream:
@@ -61,13 +91,7 @@ class EventStream:
             body += piece
             if len(body) > _MAX_REFUSAL:
                 break
-        text = body[:_MAX_REFUSAL].decode("utf-8", "replace")
-        try:
-            document = json.loads(text)
-        except ValueError:
-            document = None
-        detail = document.get("detail") if isinstance(document, dict) else None
-        return str(detail or text.strip().partition("\n")[0])[:200]
+        return _detail(body)
 
 
 class Client:
@@ -148,6 +172,17 @@ def shown_url(url: str) -> str:
     """Without user, password and query, which may be secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _detail(body: bytes) -> str:
+    """What an answer says: the detail of a problem (RFC 9457), else the beginning of its text."""
+    text = body[:_MAX_REFUSAL].decode("utf-8", "replace")
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    detail = document.get("detail") if isinstance(document, dict) else None
+    return str(detail or text.strip().partition("\n")[0])[:200]
 
 
 def _essence(response: httpx.Response) -> str:

@@ -80,7 +80,11 @@ def read_headers(delivery: Delivery) -> dict[str, str]:
     """The headers as an expression sees them. Raises `RejectedError` 415 when they say that the body is compressed."""
     if (delivery.headers.get("content-encoding") or "").strip().lower() not in ("", "identity"):
         raise RejectedError(415, "the body is compressed; send it as it is")
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in delivery.headers}
+    headers = delivery.headers
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, (_, value) in zip(headers.names, headers.raw, strict=True)
+    }
 
 
 def message_facts(body: object, headers: Mapping[str, str], query: Mapping[str, str]) -> dict[str, object]:

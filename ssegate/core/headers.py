@@ -8,6 +8,20 @@ from typing import Any
 Pair = tuple[bytes, bytes]
 
 
+_KEYS: dict[str, bytes] = {}
+"""Names that are looked up as they are compared. They are those in the code and in the configuration."""
+
+_MOST_KEYS = 1000
+_NONE: list[bytes] = []
+
+
+def _key(name: str) -> bytes:
+    key = name.lower().encode("latin-1")
+    if len(_KEYS) < _MOST_KEYS:
+        _KEYS[name] = key
+    return key
+
+
 class Headers:
     """Immutable header fields in their order and case; names are looked up without regard to case (RFC 9110, 5.1).
 
@@ -37,7 +51,7 @@ class Headers:
             for key, (_, value) in zip(self.names, self.raw, strict=True):
                 index.setdefault(key, []).append(value)
             self._index = index
-        return self._index.get(name.lower().encode("latin-1"), [])
+        return self._index.get(_KEYS.get(name) or _key(name), _NONE)
 
     def get(self, name: str) -> str | None:
         """The value of the field; of several their list, joined by ", " (RFC 9110, 5.3). None when it is absent."""

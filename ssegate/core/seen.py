@@ -9,10 +9,14 @@ MOST = 100_000
 """How many ids are remembered at most; the oldest give way."""
 
 
+SHORT = 80
+"""Characters of an id that is kept as it is: a UUID has 36."""
+
+
 class Seen:
     """The ids of deliveries that were stored, for as long as a sender may repeat them.
 
-    An id is kept as a digest of 16 bytes, so what a sender writes into it does not decide how much is kept.
+    A long id is kept as a digest, so what a sender writes into it does not decide how much is kept.
     """
 
     __slots__ = ("_age", "_times")
@@ -20,24 +24,26 @@ class Seen:
     def __init__(self, age: float) -> None:
         """`age`: seconds an id is remembered."""
         self._age = age
-        self._times: OrderedDict[bytes, float] = OrderedDict()
+        self._times: OrderedDict[str | bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._times)
 
     def knows(self, id_: str, now: float) -> bool:
         """Whether it was taken, and not too long ago."""
-        taken = self._times.get(_digest(id_))
+        taken = self._times.get(_short(id_))
         return taken is not None and now - taken <= self._age
 
     def add(self, id_: str, now: float) -> None:
         """It has been taken."""
-        digest = _digest(id_)
-        self._times[digest] = now
-        self._times.move_to_end(digest)
+        key = _short(id_)
+        self._times[key] = now
+        self._times.move_to_end(key)
         while len(self._times) > MOST or now - next(iter(self._times.values())) > self._age:
             self._times.popitem(last=False)
 
 
-def _digest(id_: str) -> bytes:
-    return blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _short(id_: str) -> str | bytes:
+    if len(id_) <= SHORT:
+        return id_
+    return blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=32).digest()

@@ -198,6 +198,10 @@ class _Body:
         self._receive = receive
         self._is_read = asyncio.Event()
 
+    def take_whole(self) -> bytes | None:
+        """What has come is not known before it is awaited."""
+        return None
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while not self._is_read.is_set():
             try:

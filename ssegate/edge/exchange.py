@@ -23,6 +23,10 @@ class Body(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
+    def take_whole(self) -> bytes | None:
+        """All of it, if all of it is here and nothing was read yet; else None, and it is read piece by piece."""
+        ...
+
 
 @dataclass(slots=True)
 class Request:

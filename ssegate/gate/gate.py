@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from functools import partial
 
-from ssegate.admin.diary import Diary
-from ssegate.admin.metrics import GateFigures, UpstreamFigures
+from ssegate.admin.diary import Diary, Entry
+from ssegate.admin.metrics import GateFigures, SubscriptionFigures, UpstreamFigures
 from ssegate.brokers.memory import MemoryBroker
 from ssegate.config.model import Config, Route
 from ssegate.core.event import encode_retry
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Hub, Subscriber, Topic
+from ssegate.core.lease import Standing
 from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query, split_path
 from ssegate.edge.exchange import Answer, Relay, Reply, Request, Stream, problem
 from ssegate.errors import ConfigError, Problem
@@ -88,6 +89,27 @@ class Gate:
     def is_ready(self) -> bool:
         """Whether new requests should be sent here."""
         return self._is_started and not self.is_draining
+
+    @property
+    def troubles(self) -> list[str]:
+        """What does not work though the gate does: the subscriptions that are not granted, a line each."""
+        return [
+            f"subscription of {each.path}: {each.trouble or 'asked for, not granted yet'}"
+            for each in self.subscriptions.statuses()
+            if each.trouble or each.standing is not Standing.ACTIVE
+        ]
+
+    @property
+    def diary(self) -> Diary:
+        """The last deliveries of webhooks."""
+        return self.deliveries.diary
+
+    async def redeliver(self, entry: Entry) -> Entry | None:
+        """Take a delivery once more, as the configuration is now; None when nothing takes deliveries at its path any more."""
+        hook = self.table.hooks.get(entry.path.encode())
+        if hook is None or entry.delivery is None:
+            return None
+        return await self.deliveries.redeliver(entry, entry.delivery, hook)
 
     # Life
 
@@ -354,6 +376,14 @@ class Gate:
             resets=tally.resets,
             faults=tally.faults,
             refused=dict(self._refusals),
+            webhooks=dict(self.deliveries.counts),
+            duplicates=dict(self.deliveries.duplicates),
+            subscriptions=tuple(
+                SubscriptionFigures(
+                    each.path, each.kind, each.standing is Standing.ACTIVE, failures=each.failures, seconds=each.seconds
+                )
+                for each in self.subscriptions.statuses()
+            ),
             upstreams=tuple(
                 UpstreamFigures(
                     name,

@@ -51,8 +51,8 @@ class Inlet:
         self._dedupe = webhook.dedupe
         is_same = before is not None and before._dedupe == webhook.dedupe
         self.seen: Seen = before.seen if before is not None and is_same else Seen(webhook.dedupe.age)
-        self.pending: dict[str, asyncio.Future[None]] = {}
-        """Messages by id that are being stored at this moment."""
+        self.pending: dict[str, asyncio.Future[None] | None] = {}
+        """Messages by id that are being stored at this moment, and what those wait for who have the same one."""
 
     def id_of(self, scheme: Scheme, message: Message) -> str:
         """By what the message is known again; empty when it has nothing of that kind. Raises `RejectedError` 400."""
@@ -63,6 +63,23 @@ class Inlet:
         except UndecodableError as error:
             raise RejectedError(400, str(error)) from error
         return str(id_) if isinstance(id_, str | int) and not isinstance(id_, bool) else ""
+
+    def begin(self, id_: str) -> None:
+        """A message is about to be stored."""
+        self.pending[id_] = None
+
+    def end(self, id_: str) -> None:
+        """It is stored, or that failed."""
+        waited_for = self.pending.pop(id_)
+        if waited_for is not None:
+            waited_for.set_result(None)
+
+    async def wait(self, id_: str) -> None:
+        """Wait until a message that is being stored is, or is not."""
+        waited_for = self.pending[id_]
+        if waited_for is None:
+            waited_for = self.pending[id_] = asyncio.get_running_loop().create_future()
+        await asyncio.wait((waited_for,))
 
 
 class Hook:

@@ -109,15 +109,15 @@ class Topics:
         if topic is not None:
             asyncio.get_running_loop().call_soon(topic.wake)
 
-    async def publish(self, update: Update, route: WebhookRoute) -> bool:
-        """Publish an update of a topic that may have no viewer; False when there is no room for another topic.
+    async def publish(self, update: Update, route: WebhookRoute) -> Topic | None:
+        """Publish an update of a topic that may have no viewer; the topic, or None when there is no room for another.
 
         Raises `BrokerError`.
         """
-        if self.open(update.topic, route) is None:
-            return False
-        await self._broker.publish(update)
-        return True
+        topic = self.open(update.topic, route)
+        if topic is not None:
+            await self._broker.publish(update)
+        return topic
 
     # Viewers
 

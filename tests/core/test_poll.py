@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssegate.core.headers import Headers
-from ssegate.core.poll import LONGEST_WAIT, SLOWER, Meaning, Poller, PollSettings
+from ssegate.core.poll import GATHER, LONGEST_GATHER, LONGEST_WAIT, SLOWER, Meaning, Poller, PollSettings
 
 WALL = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC).timestamp()
 ETAG = (b"If-None-Match", b'"v1"')
@@ -361,6 +362,207 @@ def test_an_outage_is_waited_out_whatever_is_hinted() -> None:
     poller.hint(160.1)
     poller.fail(160.2)
     assert poller.due > 160.2
+
+
+# Hints that come in bursts
+
+
+def quiet_poller(every: float = 60.0, **others: object) -> Poller:
+    """One whose next planned question is far away; the last answer came at 100."""
+    poller = poller_of(every, **others)
+    body(poller, 100.0, changed=False)
+    assert poller.due == 100.0 + every
+    return poller
+
+
+def ask(poller: Poller, now: float, *, changed: bool = True) -> None:
+    """A question, and its answer at `now`."""
+    poller.headers()
+    body(poller, now, changed=changed)
+
+
+def test_the_first_hint_of_a_burst_asks_at_once() -> None:
+    poller = quiet_poller()
+    poller.hint(110.0, gather=True)
+    assert poller.due == 110.0
+
+
+def test_a_burst_is_followed_by_one_question_behind_its_last_hint() -> None:
+    poller = quiet_poller()
+    poller.hint(110.0, gather=True)
+    ask(poller, 110.005)
+    assert poller.due == 170.0
+    for now in (110.01, 110.02, 110.03):
+        poller.hint(now, gather=True)
+        assert poller.due == pytest.approx(now + GATHER)
+    ask(poller, 110.085)
+    assert poller.due == pytest.approx(110.03 + GATHER + 60)
+
+
+def test_a_burst_during_a_question_is_followed_by_one_question_behind_its_last_hint() -> None:
+    poller = quiet_poller()
+    poller.hint(110.0, gather=True)
+    poller.headers()
+    for now in (110.01, 110.02, 110.03):
+        poller.hint(now, gather=True)
+    body(poller, 110.04, changed=True)
+    assert poller.due == pytest.approx(110.03 + GATHER)
+    ask(poller, 110.085, changed=False)
+    assert poller.due > 160.0
+
+
+def test_a_question_that_outlasts_a_burst_is_followed_by_one_at_once() -> None:
+    poller = quiet_poller()
+    poller.hint(110.0, gather=True)
+    poller.headers()
+    for now in (110.01, 110.02, 110.03):
+        poller.hint(now, gather=True)
+    body(poller, 113.0, changed=True)
+    assert poller.due <= 113.0
+    ask(poller, 113.1, changed=False)
+    assert poller.due > 160.0
+
+
+def test_a_question_that_starts_after_the_last_hint_answers_it() -> None:
+    poller = quiet_poller()
+    for now in (110.0, 110.01, 110.02):
+        poller.hint(now, gather=True)
+    assert poller.due == 110.0
+    ask(poller, 110.04)  # it was late, and has seen all of them
+    assert poller.due == 170.0
+
+
+def test_a_burst_without_an_end_is_followed_by_one_question_a_second() -> None:
+    poller = quiet_poller(600.0)
+    asked = []
+    for step in range(500):
+        now = 110.0 + step / 100
+        poller.hint(now, gather=True)
+        if poller.due <= now:
+            asked.append(now)
+            ask(poller, now, changed=False)
+    assert asked[0] == 110.0
+    assert len(asked) == 5
+    assert [later - one for one, later in pairwise(asked)] == pytest.approx([LONGEST_GATHER + 0.01] * 4, abs=0.011)
+
+
+def test_a_burst_without_an_end_is_followed_by_one_question_a_second_however_slow_the_answers() -> None:
+    poller = quiet_poller(600.0)
+    asked = []
+    answered = 0.0
+    for step in range(1000):
+        now = 110.0 + step / 100
+        if answered and now >= answered:
+            body(poller, now, changed=True)
+            answered = 0.0
+        poller.hint(now, gather=True)
+        if not answered and poller.due <= now:
+            asked.append(now)
+            poller.headers()
+            answered = now + 0.3
+    assert 8 <= len(asked) <= 10
+    assert min(later - one for one, later in pairwise(asked[1:])) > 0.9
+
+
+def test_hints_that_are_not_gathered_always_ask_at_once() -> None:
+    poller = quiet_poller()
+    for now in (110.0, 110.01, 110.02, 110.03):
+        poller.hint(now)
+        assert poller.due == now
+        ask(poller, now + 0.005)
+    poller.hint(110.04, gather=True)
+    assert poller.due == pytest.approx(110.04 + GATHER)  # it is of the burst
+    poller.hint(110.05)
+    assert poller.due == 110.05
+
+
+def test_a_hint_that_is_far_from_the_last_one_asks_at_once() -> None:
+    poller = quiet_poller()
+    for now in (110.0, 110.001 + GATHER, 110.2, 111.0):
+        poller.hint(now, gather=True)
+        assert poller.due == now
+        ask(poller, now + 0.005)
+
+
+def test_a_hint_far_from_a_burst_that_still_waits_asks_at_once() -> None:
+    poller = quiet_poller()
+    poller.hint(110.0, gather=True)
+    poller.headers()
+    poller.hint(110.01, gather=True)
+    poller.hint(110.02 + GATHER, gather=True)
+    body(poller, 110.1, changed=True)
+    assert poller.due <= 110.1
+    ask(poller, 110.2)
+    assert poller.due > 160.0
+
+
+def test_an_outage_is_waited_out_whatever_burst_comes() -> None:
+    poller = quiet_poller(1.0)
+    receive(poller, 429, 101.0, retry_after="60")
+    for step in range(200):
+        poller.hint(110.0 + step / 100, gather=True)
+        assert poller.due == 161.0
+    ask(poller, 161.1)
+    assert poller.due == 162.0
+
+
+def test_an_outage_during_a_burst_is_waited_out() -> None:
+    poller = quiet_poller(1.0)
+    poller.hint(100.5, gather=True)
+    poller.headers()
+    poller.hint(100.51, gather=True)
+    receive(poller, 503, 100.6, retry_after="30")
+    assert poller.due == 130.6
+    poller.hint(100.61, gather=True)
+    assert poller.due == 130.6
+
+
+def test_a_burst_does_not_put_off_a_question_that_is_planned() -> None:
+    poller = quiet_poller(0.1)
+    poller.due = 110.0
+    poller.hint(110.0, gather=True)
+    ask(poller, 110.0)
+    planned = poller.due
+    assert planned == pytest.approx(110.1)
+    for now in (110.03, 110.06, 110.09):
+        poller.hint(now, gather=True)
+        assert poller.due <= planned
+    ask(poller, 110.1)
+    assert poller.due == pytest.approx(110.2)
+
+
+@given(
+    st.floats(0.5, 5),
+    st.lists(st.tuples(st.floats(0, 0.2), st.booleans(), st.floats(0, 0.4)), min_size=1, max_size=60),
+)
+def test_hints_never_put_a_question_off_and_each_is_followed_by_one_within_a_second(
+    every: float, story: list[tuple[float, bool, float]]
+) -> None:
+    poller = Poller(PollSettings(every, every), random=lambda: 1.0)
+    poller.resume(100.0)
+    now, waiting, planned = 100.0, [], 100.0
+    for later, gather, takes in story:
+        now += later
+        while poller.due <= now:  # questions that were due in the meantime
+            start = max(poller.due, now - later)
+            planned = poller.due + every
+            poller.headers()
+            waiting = []
+            body(poller, start, changed=True)
+        poller.hint(now, gather=gather)
+        waiting.append(now)
+        assert poller.due <= planned + 1e-9
+        assert poller.due <= min(waiting) + LONGEST_GATHER + 1e-9
+        assert gather or poller.due <= now
+        if takes > 0.3:  # a question is under way for a while, and hints go on
+            poller.headers()
+            waiting = []
+            poller.hint(now + takes / 2, gather=gather)
+            waiting.append(now + takes / 2)
+            now += takes
+            planned = max(poller.due + every, now + every / 10)
+            body(poller, now, changed=True)
+            assert poller.due <= max(now, min(waiting) + LONGEST_GATHER) + 1e-9
 
 
 # The whole

@@ -13,6 +13,7 @@ import pytest
 from ssegate.brokers.memory import MemoryBroker
 from ssegate.config import parse_config
 from ssegate.core.event import Update
+from ssegate.core.headers import Headers
 from ssegate.core.hub import Hub, Subscriber, Topic
 from ssegate.gate import topics as module
 from ssegate.gate.routes import PollRoute, Table, WebhookRoute
@@ -515,6 +516,182 @@ def test_a_topic_that_matches_a_hint_polls_at_once() -> None:
         assert [asked.target for asked in stage.scripted.requests] == ["/orders/1", "/orders/2", "/orders/1"]
 
     play(counting(), story, every="10s")
+
+
+# What a webhook says has changed
+
+WITH_A_WEBHOOK = """
+version: 1
+upstreams: {{api: {{url: {url}, timeout: {{connect: 1s, read: 2s}}}}}}
+routes:
+  - path: /shops/{{shop}}/orders/{{id}}/{{view}}
+    poll: {{get: "/{{shop}}/orders/{{id}}?for={{query.for}}", every: 10s, linger: 0s, forward: [authorization]}}
+    query: {{for: ".*"}}
+    webhook: {{at: /hook, verify: none, match: {{shop: body.shop, id: body.id}}, then: poll}}
+  - path: /other/{{shop}}/orders/{{id}}
+    poll: {{get: "/{{shop}}/orders/{{id}}", every: 10s}}
+    webhook: {{at: /hook, verify: none, match: {{shop: body.shop}}, then: poll}}
+"""
+
+
+class Shops:
+    """Topics of two routes that a webhook may name by `shop` and `id`."""
+
+    def __init__(self, scripted: ScriptedUpstream, topics: Topics, table: Table) -> None:
+        self.scripted = scripted
+        self.topics = topics
+        self.orders, self.others = table.routes
+
+    async def view(self, shop: str, id_: str, view: str = "full", token: str = "", question: str = "") -> Watch:
+        assert isinstance(self.orders, PollRoute)
+        headers = Headers([(b"Authorization", token.encode())] if token else [])
+        return await self._view(self.orders, {"shop": shop, "id": id_, "view": view}, {"for": question}, headers)
+
+    async def view_other(self, shop: str, id_: str) -> Watch:
+        assert isinstance(self.others, PollRoute)
+        return await self._view(self.others, {"shop": shop, "id": id_}, {}, Headers())
+
+    async def _view(self, route: PollRoute, params: dict[str, str], query: dict[str, str], headers: Headers) -> Watch:
+        watch = self.topics.watch(route, route.target(params, query, headers), params)
+        assert watch is not None
+        if watch.is_cold:
+            await self.topics.first_answer(watch)
+        self.topics.subscribe(watch.topic, None)
+        return watch
+
+    def hint(self, **params: str) -> list[Watch]:
+        assert isinstance(self.orders, PollRoute)
+        return self.topics.hint_route(self.orders, params)
+
+    async def asked(self, count: int) -> list[str]:
+        """What was asked for, from the first of the next `count` requests on."""
+        before = len(self.scripted.requests)
+        await self.scripted.until(lambda it: len(it.requests) >= before + count)
+        return [asked.target for asked in self.scripted.requests[before:]]
+
+
+def play_shops(story: Callable[[Shops], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE), ScriptedUpstream(counting()) as scripted:
+            table = Table(parse_config(WITH_A_WEBHOOK.format(url=scripted.url), source="test", environ={}))
+            topics = Topics(Hub(), MemoryBroker(lambda: "e"), max_topics=100)
+            await topics.start()
+            try:
+                await story(Shops(scripted, topics, table))
+            finally:
+                await topics.aclose()
+                await table.slots["api"].upstream.aclose()
+
+    asyncio.run(run())
+
+
+def test_only_what_a_webhook_names_is_polled() -> None:
+    async def story(shops: Shops) -> None:
+        one = await shops.view("a", "1")
+        for shop, id_ in (("a", "2"), ("b", "1"), ("1", "a")):
+            await shops.view(shop, id_)
+        await shops.view_other("a", "1")
+        assert shops.hint(shop="a", id="1") == [one]
+        assert await shops.asked(1) == ["/a/orders/1?for="]
+        assert shops.hint(shop="a", id="3") == []
+
+    play_shops(story)
+
+
+def test_all_viewers_of_what_a_webhook_names_are_told_whoever_they_are_and_whatever_they_ask() -> None:
+    async def story(shops: Shops) -> None:
+        watches = [
+            await shops.view("a", "1"),
+            await shops.view("a", "1", token="one"),
+            await shops.view("a", "1", token="two"),
+            await shops.view("a", "1", question="me"),
+        ]
+        await shops.view("a", "2", token="one")
+        assert shops.hint(shop="a", id="1") == watches
+        assert sorted(await shops.asked(4)) == ["/a/orders/1?for="] * 3 + ["/a/orders/1?for=me"]
+
+    play_shops(story)
+
+
+def test_a_parameter_that_decides_nothing_of_what_is_asked_does_not_matter() -> None:
+    async def story(shops: Shops) -> None:
+        one = await shops.view("a", "1", "full")
+        assert await shops.view("a", "1", "short") is one  # the same resource, and one poll
+        for params in ({}, {"view": "full"}, {"view": "short"}, {"view": "none"}, {"more": "x"}):
+            assert shops.hint(shop="a", id="1", **params) == [one]
+
+    play_shops(story)
+
+
+def test_a_parameter_that_a_webhook_does_not_name_may_have_any_value() -> None:
+    async def story(shops: Shops) -> None:
+        a1, a2, b1 = [await shops.view(shop, id_) for shop, id_ in (("a", "1"), ("a", "2"), ("b", "1"))]
+        await shops.view_other("a", "1")
+        assert shops.hint(shop="a") == [a1, a2]
+        assert shops.hint(id="1") == [a1, b1]
+        assert shops.hint() == shops.hint(view="full") == [a1, a2, b1]
+        assert shops.hint(shop="c") == []
+
+    play_shops(story)
+
+
+def test_a_burst_of_a_webhook_is_a_poll_at_once_and_one_behind_it() -> None:
+    async def story(shops: Shops) -> None:
+        await shops.view("a", "1")
+        for _ in range(20):
+            shops.hint(shop="a", id="1")
+        assert len(await shops.asked(1)) == 1
+        for _ in range(20):
+            shops.hint(shop="a", id="1")
+        assert len(await shops.asked(1)) == 1
+        await asyncio.sleep(0.2)  # nothing to await: a further request would be wrong
+        assert len(shops.scripted.requests) == 3
+
+    play_shops(story)
+
+
+def test_what_nobody_reads_any_more_is_not_polled_for_a_webhook() -> None:
+    async def story(shops: Shops) -> None:
+        watch = await shops.view("a", "1")
+        for subscriber in tuple(watch.topic.subscribers):
+            shops.topics.unsubscribe(subscriber)
+        while watch.topic.is_watched:
+            await asyncio.sleep(0.002)  # a topic that rests tells nobody
+        assert shops.hint(shop="a", id="1") == shops.hint(shop="a") == []
+        assert await shops.view("a", "1") is watch
+        assert shops.hint(shop="a", id="1") == shops.hint(shop="a") == [watch]
+
+    play_shops(story)
+
+
+def test_what_is_forgotten_leaves_nothing_for_a_webhook_to_name() -> None:
+    async def story(shops: Shops) -> None:
+        watches = [await shops.view("a", "1", token=token) for token in ("", "one", "two")]
+        watches += [await shops.view("b", "1"), await shops.view_other("a", "1")]
+        for watch in watches[:2]:
+            shops.topics.forget(watch.topic.key)
+        assert shops.hint(shop="a", id="1") == [watches[2]]
+        for watch in watches:
+            shops.topics.forget(watch.topic.key)
+            shops.topics.forget(watch.topic.key)  # once more is no matter
+        assert shops.hint(shop="a", id="1") == shops.hint() == []
+        assert shops.topics._alike == {}
+        assert shops.topics._watches == {}
+
+    play_shops(story)
+
+
+def test_what_the_upstream_refused_leaves_nothing_for_a_webhook_to_name() -> None:
+    async def story(shops: Shops) -> None:
+        assert isinstance(shops.orders, PollRoute)
+        shops.scripted.answer_with(answer(status=403))
+        params = {"shop": "a", "id": "1", "view": "full"}
+        watch = shops.topics.watch(shops.orders, shops.orders.target(params, {}, Headers()), params)
+        assert watch is not None
+        assert await shops.topics.first_answer(watch) == 403
+        assert shops.topics._alike == {}
+
+    play_shops(story)
 
 
 # Room

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from types import CoroutineType
 from typing import TYPE_CHECKING
 
 from ssegate.core.hub import Topic
@@ -75,7 +76,8 @@ class NativeEdge:
     def wait_for(self, reply: Awaitable[Reply], then: Callable[[asyncio.Task[Reply]], None]) -> asyncio.Task[Reply]:
         """Await the gate; `then` is called with the finished task, cancelled or not."""
         # A coroutine becomes the task itself: wrapped in another, it would never be awaited when that is cancelled at once.
-        task = asyncio.ensure_future(reply if asyncio.iscoroutine(reply) else _await(reply))
+        coroutine = reply if isinstance(reply, CoroutineType) else _await(reply)
+        task = asyncio.get_running_loop().create_task(coroutine)
         task.add_done_callback(then)
         return task
 
