@@ -14,7 +14,7 @@ import yaml
 from ssegate.admin.metrics import Metrics
 from ssegate.cli import COMMANDS, main
 from ssegate.config import parse_config
-from ssegate.config.model import Config, Keys, Model
+from ssegate.config.model import REST_METHODS, Config, Keys, Model
 from ssegate.service import Service
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,10 @@ def test_every_key_is_shown_in_the_example(key: str) -> None:
     # These exclude what stands beside them or want a file that is not there, so they are comments.
     commented = ("upstreams.tls.ca", "upstreams.auth.bearer", "server.tls.cert", "server.tls.key")
     is_commented = key in commented and f"# {name}:" in EXAMPLE
-    assert key in shown or is_commented
+    # Of the methods of a request one is shown; the others stand in its place.
+    call = key.rpartition(".")[0]
+    is_method = name in REST_METHODS and any(f"{call}.{method}" in shown for method in REST_METHODS)
+    assert key in shown or is_commented or is_method
 
 
 # Commands

@@ -99,7 +99,7 @@ def _prepare(config: Config, arguments: argparse.Namespace) -> tuple[str, Signed
     params = {**params, **dict(arguments.param)}
     assert route.route.webhook is not None
     hook = table.hooks[route.route.webhook.at.encode()]
-    if hook.record is not None and hook.record.secret and ledger.get(hook.at) is None:
+    if hook.record is not None and hook.record.secret and ledger.get(hook.at, hook.record.definition) is None:
         raise _UsageError(
             "the secret of this subscription is known to the running gate alone; name a `server.state_dir`, or a secret in `verify`"
         )

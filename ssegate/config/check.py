@@ -22,6 +22,11 @@ _FORMS = {
     "items": ("snapshot", "added", "changed", "removed"),
 }
 """What each form of `emit.as` sends (WIRE.md, "A stream", 5)."""
+_LONGEST_SECRET = {"websub": 199, "msgraph": 128}
+_SECRET_RULES = {
+    "websub": "a hub takes less than 200 bytes (W3C WebSub, 5.1)",
+    "msgraph": "Microsoft Graph takes at most 128 characters",
+}
 _MEANINGLESS_ON_PROXY = ("query", "negotiate", "emit", "heartbeat", "retry", "max_age", "history")
 
 
@@ -348,10 +353,18 @@ class _RouteCheck:
         if brings_its_own and webhook.subscribe is not None and scheme != webhook.subscribe.kind:
             message = f"`subscribe` by {webhook.subscribe.kind} brings its own way; leave `verify` out, or write {webhook.subscribe.kind}"
             self._add((*keys, scheme) if scheme != "none" else keys, "value", message)
+        elif brings_its_own and webhook.verify.secrets:
+            self._check_told_secret(scheme, webhook.verify.secrets[0].get_secret_value())
         elif scheme != "none" and webhook.verify.secrets is None and webhook.subscribe is None:
             owner = (*self._path, *keys, scheme)
             name = SECRET_KEYS.get(scheme, "secret")
             self._tree.add(owner, "missing", f"`{name}` is missing", part="key", about=owner)
+
+    def _check_told_secret(self, scheme: str, secret: str) -> None:
+        """What the backend is told to sign with has to be one that it takes."""
+        name = SECRET_KEYS.get(scheme, "secret")
+        if len(secret.encode("utf-8", "surrogateescape")) > _LONGEST_SECRET[scheme]:
+            self._add(("webhook", "verify", scheme, name), "value", f"too long; {_SECRET_RULES[scheme]}")
 
     def _check_then(self, webhook: Webhook) -> None:
         has_poll = self._has("poll")

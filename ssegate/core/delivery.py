@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
@@ -20,6 +21,8 @@ MAX_FIELDS = 1000
 """How many fields a form may have."""
 
 _EVENT = "application/cloudevents+json"
+_FORM = "application/x-www-form-urlencoded"
+_ESCAPED = re.compile(r"\\(.)")
 _BATCH = "application/cloudevents-batch+json"
 _NO_QUERY: Mapping[str, str] = {}
 
@@ -68,11 +71,11 @@ def read_messages(delivery: Delivery) -> Sequence[Message]:
         return (_cloud_event(read_json(body), named, delivery.query, as_text(body)),)
     if kind == _BATCH:
         return _batch(read_json(body), named, delivery.query)
-    value = _read(kind, body)
     if "ce-specversion" in named:
-        attributes = {name: unquote(value) for name, value in named.items() if name.startswith("ce-")}
-        facts = message_facts(value, {**named, **attributes}, delivery.query)
+        value = _read(kind, body) if body else None
+        facts = message_facts("" if value is None else value, {**named, **_attributes(named)}, delivery.query)
         return (Message({**facts, "data": value}, as_text(body)),)
+    value = _read(kind, body)
     return (Message(message_facts(value, named, delivery.query), as_text(body)),)
 
 
@@ -105,7 +108,7 @@ def is_json(kind: str) -> bool:
 def _read(kind: str, body: bytes) -> object:
     if is_json(kind):
         return read_json(body)
-    if kind == "application/x-www-form-urlencoded":
+    if kind == _FORM:
         return _read_form(body)
     return as_text(body)
 
@@ -147,6 +150,20 @@ def write_json(value: object, what: str) -> str:
 # CloudEvents
 
 
+def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of an event in binary mode, decoded (HTTP binding 1.0, 3.1.3.2); the data's type is in `content-type` there."""
+    found = {name: _header_text(value) for name, value in headers.items() if name.startswith("ce-")}
+    if "content-type" in headers:
+        found["ce-datacontenttype"] = headers["content-type"]
+    return found
+
+
+def _header_text(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    return unquote(value)
+
+
 def _batch(events: object, headers: Mapping[str, str], query: Mapping[str, str]) -> Sequence[Message]:
     if not isinstance(events, list):
         raise RejectedError(400, "the body is no batch of CloudEvents: not a list")
@@ -174,11 +191,13 @@ def _attribute(value: object) -> str:
 
 
 def _event_data(event: Mapping[str, object]) -> object:
-    packed = event.get("data_base64")
+    packed, data = event.get("data_base64"), event.get("data")
+    kind = media_type(str(event.get("datacontenttype") or ""))
     if packed is None:
-        return event.get("data")
+        # JSON is itself here, any other type a text
+        return _read(kind, data.encode("utf-8", "replace")) if isinstance(data, str) and kind == _FORM else data
     try:
-        data = base64.b64decode(packed if isinstance(packed, str) else "?", validate=True)
+        unpacked = base64.b64decode(packed if isinstance(packed, str) else "?", validate=True)
     except (binascii.Error, ValueError):
         raise RejectedError(400, "the body is no CloudEvent: `data_base64` is not base64") from None
-    return _read(media_type(str(event.get("datacontenttype") or "")), data)
+    return _read(kind, unpacked)

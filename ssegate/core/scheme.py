@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
 
 from ssegate.core.delivery import (
     Delivery,
@@ -24,13 +26,15 @@ from ssegate.core.delivery import (
     read_messages,
     write_json,
 )
+from ssegate.core.document import decode
 from ssegate.core.headers import Pair
 from ssegate.core.signature import Algorithm, Encoding, bearer_of, is_one_of, is_signed, key_of, sign
-from ssegate.errors import RejectedError
+from ssegate.errors import RejectedError, UndecodableError
 
 TOLERANCE = 300.0
 """Seconds by which a delivery's timestamp may differ from our clock: what Standard Webhooks, Stripe and Slack recommend."""
 
+_UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 _DIGITS = re.compile(r"[0-9]{1,15}")
 _TEXT: Pair = (b"content-type", b"text/plain; charset=utf-8")
 _NO_SNIFFING: Pair = (b"x-content-type-options", b"nosniff")
@@ -308,8 +312,9 @@ class StandardWebhooks(Scheme):
             return _missing(f"{family}-id" if not id_ else f"{family}-timestamp")
         if not _DIGITS.fullmatch(time):
             return f"{family}-timestamp is no number of seconds"
+        # "a space delimited list"; whoever passes on two header fields may have joined them with a comma
         given = (headers.get(f"{family}-signature") or "").replace(",v1,", " v1,").split()
-        signatures = [each[3:] for each in given if each.startswith("v1,")]
+        signatures = [each[3:].rstrip(",") for each in given if each.startswith("v1,")]
         if not signatures:
             return f"{family}-signature has no `v1,…`"
         payload = f"{id_}.{time}.".encode("latin-1") + delivery.body
@@ -318,7 +323,9 @@ class StandardWebhooks(Scheme):
         return _untimely(time, wall)
 
     def id_of(self, message: Message) -> str:
-        return next((id_ for name in self._names if (id_ := message.header(f"{name}-id"))), "")
+        # The one that was signed: any other may have been added to it.
+        family = next((name for name in self._names if message.header(f"{name}-signature")), self._names[0])
+        return message.header(f"{family}-id")
 
     def sample(self, body: bytes, *, event: str, id_: str, wall: float) -> Signed:
         if event:
@@ -368,7 +375,9 @@ class CloudEvents(Token):
     def sample(self, body: bytes, *, event: str, id_: str, wall: float) -> Signed:
         signed = super().sample(body, event="", id_=id_, wall=wall)
         named = {"specversion": "1.0", "id": id_, "source": "/ssegate/send", "type": event or "ssegate.sample"}
-        return Signed((*((f"ce-{name}", value) for name, value in named.items()), *signed.headers), body)
+        # HTTP binding 1.0, 3.1.3.2: what a header cannot carry is percent-encoded
+        attributes = tuple((f"ce-{name}", quote(value, safe=_UNENCODED)) for name, value in named.items())
+        return Signed((*attributes, *signed.headers), body)
 
 
 class MicrosoftGraph(Scheme):
@@ -405,13 +414,12 @@ class MicrosoftGraph(Scheme):
         return message.member("lifecycleEvent") or message.member("changeType")
 
     def sample(self, body: bytes, *, event: str, id_: str, wall: float) -> Signed:
-        try:
-            item = json.loads(body)
-        except ValueError:
-            raise ValueError("a notification is JSON") from None
+        item = _json_of(body)
         items = item["value"] if isinstance(item, dict) and isinstance(item.get("value"), list) else [item]
+        if not items or not all(isinstance(each, dict) for each in items):
+            raise ValueError("a notification is a JSON object, or several are in the list `value` of one")
         named = {"changeType": event} if event else {}
-        filled = [{**named, **each, "clientState": _text(self.keys[0])} for each in items if isinstance(each, dict)]
+        filled = [{**named, **each, "clientState": _text(self.keys[0])} for each in items]
         return Signed((), json.dumps({"value": filled}).encode())
 
 
@@ -488,12 +496,17 @@ def _text(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
 
 
+def _json_of(body: bytes) -> Any:
+    """What it says as JSON; None when that is nothing."""
+    try:
+        return decode(body)
+    except (UndecodableError, RecursionError):
+        return None
+
+
 def _completed(body: bytes, members: Mapping[str, object]) -> bytes:
     """A JSON object with these members where it lacks them; what is no object is as it is."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return body
+    document = _json_of(body)
     if not isinstance(document, dict) or all(name in document for name in members):
         return body
     return json.dumps({**members, **document}, ensure_ascii=False).encode()

@@ -189,7 +189,7 @@ class Gate:
         path, _, query = request.target.partition(b"?")
         if (hook := self.table.hooks.get(path)) is not None:
             return self.deliveries.take(hook, request, self.config.limits.webhook_body)
-        if self.table.below_hooks and path.startswith(self.table.below_hooks):
+        if self.subscriptions.below and path.startswith(self.subscriptions.below):
             return self._answer_callback(request, path, query)
         if path.startswith(OWN_PATHS):
             return self._own.get(path) or problem(404, "there is nothing at this path")
@@ -398,11 +398,11 @@ class Gate:
 
 
 def _open_ledger(config: Config) -> Ledger:
-    if not any(route.webhook is not None and route.webhook.subscribe is not None for route in config.routes):
-        return Ledger()  # nothing is to be remembered
     ledger = Ledger(config.server.state_dir)
     try:
         ledger.load()
+        if any(route.webhook is not None and route.webhook.subscribe is not None for route in config.routes):
+            ledger.prepare()  # else there is nothing to write, and the folder need not be there
     except (OSError, ValueError) as error:
         fact = f"{error.strerror or error}" if isinstance(error, OSError) else "its subscriptions.json is damaged"
         message = f"{config.server.state_dir}: {fact[:1].lower()}{fact[1:]}; name a folder that the gate may write to"

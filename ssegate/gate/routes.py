@@ -208,8 +208,6 @@ class Table:
         for route in self.routes:
             if not isinstance(route, ProxyRoute) and route.route.webhook is not None:
                 self._add_to_hook(route, route.route.webhook, ledger)
-        self.below_hooks = tuple(path + b"/" for path, hook in self.hooks.items() if hook.record and hook.record.token)
-        """What paths begin with that a hub was given to call back."""
         self.cors = Cors(config.cors.origins, credentials=config.cors.credentials) if config.cors else None
 
     def _add_to_hook(self, route: PollRoute | WebhookRoute, webhook: Webhook, ledger: Ledger) -> None:

@@ -48,8 +48,12 @@ class Subscriptions:
         self._table = table
         self._callbacks: dict[bytes, Keeper] = {}
         """By the paths that nobody can guess; also those of subscriptions that are on their way out."""
+        self.below: tuple[bytes, ...] = ()
+        """What paths begin with that a hub was, or may have been, given to call back."""
         self._running: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._going: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """Those of them that are being taken back, by path and definition."""
         web = Web(self._settings_of)
         self._undo = Undo(web, self._upstream_named)
         self._web = web
@@ -65,23 +69,37 @@ class Subscriptions:
                 self._spawn_leave(keeper)
         for path, record in self._ledger:
             hook = wanted.get(path)
-            is_current = hook is not None and hook.record is not None and hook.record.definition == record.definition
-            if not is_current and path not in self.keepers and record.callback not in self._going():
+            is_wanted = hook is not None and hook.record is not None and hook.record.definition == record.definition
+            if not is_wanted and (path, record.definition) not in self._going:
                 self._spawn_leave(Keeper(path, record, None, self._undo, self._ledger))
         for path, hook in wanted.items():
             if path not in self.keepers:
                 self._start(hook)
+        self._look_below()
 
-    def _going(self) -> set[str]:
-        return {keeper.record.callback for keeper in self._callbacks.values()}
+    def _look_below(self) -> None:
+        hooks = [path for path, hook in self._table().hooks.items() if hook.record is not None and hook.record.token]
+        self.below = tuple(
+            {*(path + b"/" for path in hooks), *(path.rpartition(b"/")[0] + b"/" for path in self._callbacks)}
+        )
 
     def _start(self, hook: Hook) -> None:
         assert hook.record is not None
         provider, backoff = self._provider(hook)
         keeper = Keeper(hook.at, hook.record, provider, self._undo, self._ledger, backoff=backoff)
         self.keepers[hook.at] = keeper
-        self._open(keeper)
-        self._running[hook.at] = asyncio.get_running_loop().create_task(keeper.run())
+        leaving = self._going.get((hook.at, hook.record.definition))
+        self._running[hook.at] = asyncio.get_running_loop().create_task(self._run(keeper, leaving))
+        if leaving is None:
+            self._open(keeper)
+
+    async def _run(self, keeper: Keeper, leaving: asyncio.Task[None] | None) -> None:
+        """Keep it; one that is just being taken back, and is wanted again, not before it has been."""
+        if leaving is not None:
+            await asyncio.wait((leaving,))
+            self._open(keeper)
+            keeper.begin_anew()
+        await keeper.run()
 
     def _open(self, keeper: Keeper) -> None:
         if keeper.record.token:
@@ -98,6 +116,7 @@ class Subscriptions:
         task = asyncio.get_running_loop().create_task(self._leave(keeper, running))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+        self._going[keeper.path, keeper.record.definition] = task
 
     async def _leave(self, keeper: Keeper, running: asyncio.Task[None] | None) -> None:
         try:
@@ -106,7 +125,11 @@ class Subscriptions:
                 running.cancel()
             await keeper.leave()
         finally:
-            self._callbacks.pop(callback_path(keeper.path, keeper.record), None)
+            del self._going[keeper.path, keeper.record.definition]
+            path = callback_path(keeper.path, keeper.record)
+            if self._callbacks.get(path) is keeper:
+                del self._callbacks[path]
+            self._look_below()
 
     async def leave(self) -> None:
         """The gate goes down: take back all that are not to be kept, in bounded time, while the backends can still call back."""

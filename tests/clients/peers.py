@@ -17,6 +17,9 @@ import pytest
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node_modules"
 
+HUB_PACKAGES = HERE.parent.parent / ".venv" / "hub"
+"""Where `scripts/venv test` puts flask-websub: its wheel brings a package named `tests`, which would hide this one."""
+
 INSTALL_TIMEOUT = 50
 """Seconds; less than what one test may take, so that it is this that is told."""
 
@@ -50,6 +53,14 @@ def find_nghttp2(name: str) -> str:
 def find_chromium() -> str:
     found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
     return found or missing("Chromium is missing; install it (Debian: apt-get install chromium)")
+
+
+def websub_hub(algorithm: str) -> tuple[list[str | Path], dict[str, str]]:
+    """The command of a WebSub hub that signs by this algorithm, and what its environment must have."""
+    if not (HUB_PACKAGES / "flask_websub").is_dir():
+        missing("flask-websub is missing; `scripts/venv test` installs it into .venv/hub")
+    # Without the folder of the script in its path: what is in there has common names.
+    return [sys.executable, "-P", HERE / "websub_hub.py", algorithm], {"PYTHONPATH": str(HUB_PACKAGES)}
 
 
 def install_node_packages() -> None:

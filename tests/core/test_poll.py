@@ -549,6 +549,7 @@ def test_hints_never_put_a_question_off_and_each_is_followed_by_one_within_a_sec
             poller.headers()
             waiting = []
             body(poller, start, changed=True)
+            assert poller.due > start
         poller.hint(now, gather=gather)
         waiting.append(now)
         assert poller.due <= planned + 1e-9

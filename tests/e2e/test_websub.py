@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ssegate.core.lease import Standing
+from ssegate.errors import ConfigError
 from ssegate.sources.subscription import Status, keeper
 from tests.e2e.client import PATIENCE, Reply
 from tests.e2e.documents import LegacyApi
@@ -486,18 +487,18 @@ async def test_a_topic_that_names_no_url_of_its_own_is_the_one_it_was_found_at()
             await hub.until_subscribed(hub.topic())
 
 
-@pytest.mark.parametrize(
-    ("served", "says"),
-    [
-        (answer(b"{}", (b"Content-Type", b"application/json")), "it names no hub"),
-        (answer(b'<link rel="hub" href="/hub">', (b"Content-Type", b"text/plain")), "it names no hub"),
-        (answer(b"", (b"Link", b'<ftp://127.0.0.1/hub>; rel="hub"')), "it names no hub"),
-        (answer(b"", (b"Link", b"<http://user:pw@127.0.0.1/hub>; rel=hub")), "no URL"),
-        (answer(b"no", status=404), "404: no"),
-        (answer(b"", (b"Location", b"/topics/feed"), status=302), "redirects"),
-        (b"nonsense\r\n\r\n", ""),
-    ],
-)
+HUBLESS = {
+    "JSON": (answer(b"{}", (b"Content-Type", b"application/json")), "it names no hub"),
+    "text": (answer(b'<link rel="hub" href="/hub">', (b"Content-Type", b"text/plain")), "it names no hub"),
+    "another scheme": (answer(b"", (b"Link", b'<ftp://127.0.0.1/hub>; rel="hub"')), "it names no hub"),
+    "with a password": (answer(b"", (b"Link", b"<http://user:pw@127.0.0.1/hub>; rel=hub")), "no URL"),
+    "404": (answer(b"no", status=404), "404: no"),
+    "a circle": (answer(b"", (b"Location", b"/topics/feed"), status=302), "redirects"),
+    "no HTTP": (b"nonsense\r\n\r\n", "topics"),
+}
+
+
+@pytest.mark.parametrize(("served", "says"), HUBLESS.values(), ids=HUBLESS)
 @story
 async def test_a_topic_without_a_hub_is_told_and_asked_again(served: bytes, says: str) -> None:
     async with Hub() as hub:
@@ -576,7 +577,7 @@ async def test_what_is_to_be_kept_is_left_in_place_when_the_gate_goes_down(tmp_p
         await gate.service.drain()
         assert len(hub.subscriptions) == 1
         assert not hub.asked_to("unsubscribe")
-    assert "/hooks/feed" in remembered(tmp_path)
+    assert [each["at"] for each in remembered(tmp_path)] == ["/hooks/feed"]
 
 
 @story
@@ -615,7 +616,7 @@ async def test_a_subscription_that_is_still_pending_is_taken_back_too(tmp_path: 
             await gate.service.drain()
             (parting,) = hub.asked_to("unsubscribe")
             assert parting.callback == wish.callback
-    assert remembered(tmp_path) == {}
+    assert remembered(tmp_path) == []
 
 
 @story
@@ -636,7 +637,7 @@ async def test_what_is_being_taken_back_is_not_confirmed_any_more(tmp_path: Path
             await gate.service.drain()
         assert [reply.status for reply in replies] == [404]
         assert not hub.subscriptions
-    assert remembered(tmp_path) == {}
+    assert remembered(tmp_path) == []
 
 
 @story
@@ -650,7 +651,7 @@ async def test_a_route_that_a_reload_removes_is_unsubscribed_and_its_callback_is
             (gone,) = hub.asked_to("subscribe", hub.topic("goes"))
             await reload(gate, stays)
             await hub.until_empty(hub.topic("goes"))
-            assert (await hub.deliver(gone, b"1")).status == 410
+            assert (await hub.deliver(gone, b"1")).status in (404, 410)
             asked = f"hub.mode=unsubscribe&hub.challenge=c&hub.topic={hub.topic('goes')}"
             async with asyncio.timeout(PATIENCE):  # it is there until the hub has had its answer
                 while (await ask_callback(gate, gone.callback, asked)).status != 404:
@@ -693,12 +694,46 @@ async def test_a_reload_with_another_topic_makes_a_new_subscription_and_takes_th
             assert (await viewer.event()).data == '"new"'
 
 
+@story
+async def test_a_route_that_comes_back_while_it_is_being_unsubscribed_is_subscribed_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # DEFECT: the ledger gives the record that is on its way out to the new keeper, and when the old one has left, their
+    # common callback is closed.
+    monkeypatch.setattr(keeper, "PARTING", 0.3)
+    port = free_port()
+    async with Hub() as hub, gate_of(route(hub.topic(), port), port=port) as gate:
+        await hub.until_subscribed()
+        hub.plan(hub.topic(), never_calls)
+        await reload(gate)
+        parting = await hub.until_asked_to("unsubscribe")
+        await reload(gate, route(hub.topic(), port))
+        await hub.until_called("subscribe", 2)
+        if (await hub.verify(parting)).status != 200:
+            async with asyncio.timeout(PATIENCE):
+                while not any("did not call back" in each.getMessage() for each in caplog.records):
+                    await asyncio.sleep(0.01)  # for the old one to give up
+        async with gate.watch("/feed/events") as viewer:
+            await viewer.opening()
+            replies = await hub.publish(hub.topic(), b"1")
+            assert 200 in [reply.status for reply in replies]
+            assert (await viewer.event()).data == "1"
+
+
 # Remembered
 
 
-def remembered(folder: Path) -> Any:
-    """What the gate knows across restarts."""
-    return json.loads((folder / "subscriptions.json").read_text())
+def remembered(folder: Path) -> list[dict[str, Any]]:
+    """What the gate knows across restarts: records, each with the path of its webhook as `at`."""
+    document = json.loads((folder / "subscriptions.json").read_text())
+    return [{"at": at, **record} for at, records in document.items() for record in records]
+
+
+async def until_remembered(folder: Path, count: int = 1) -> None:
+    """Wait until so many subscriptions are remembered as granted: the file is written a moment after the hub is answered."""
+    async with asyncio.timeout(PATIENCE):
+        while sum(each["until"] > 0 for each in remembered(folder)) < count:
+            await asyncio.sleep(0.01)  # nobody tells when a file changes
 
 
 @story
@@ -708,6 +743,7 @@ async def test_after_a_restart_without_a_farewell_the_same_subscription_goes_on(
         text = route(hub.topic(), port)
         async with gate_of(text, port=port, server=server):
             first = (await hub.until_subscribed()).wish
+            await until_remembered(tmp_path / "state")
         file = tmp_path / "state" / "subscriptions.json"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -722,7 +758,7 @@ async def test_after_a_restart_without_a_farewell_the_same_subscription_goes_on(
             assert len(hub.subscriptions) == 1
             await gate.service.drain()
         assert not hub.subscriptions, "none is orphaned"
-        assert remembered(file.parent) == {}
+        assert remembered(file.parent) == []
 
 
 @story
@@ -732,6 +768,7 @@ async def test_deliveries_are_taken_from_the_first_moment_after_a_restart(tmp_pa
         text = route(hub.topic(), port)
         async with gate_of(text, port=port, server=server):
             await hub.until_subscribed()
+            await until_remembered(tmp_path)
         hub.serve("/topics/feed", answer(status=500))
         async with gate_of(text, port=port, server=server) as gate, gate.watch("/feed/events") as viewer:
             await hub.publish(hub.topic(), b"1")
@@ -768,13 +805,14 @@ async def test_a_definition_that_changed_while_the_gate_was_down_is_made_anew_an
     async with Hub() as hub:
         async with gate_of(route(hub.topic("old"), port), port=port, server=server):
             old = (await hub.until_subscribed()).wish
+            await until_remembered(tmp_path)
         async with gate_of(route(hub.topic("new"), port), port=port, server=server):
             new = (await hub.until_subscribed(hub.topic("new"))).wish
             await hub.until_empty(hub.topic("old"))
             assert new.callback != old.callback
             assert new.secret != old.secret
-        assert list(remembered(tmp_path)) == ["/hooks/feed"]
-        assert remembered(tmp_path)["/hooks/feed"]["topic"] == hub.topic("new")
+            await until_remembered(tmp_path)
+        assert [(each["at"], each["topic"]) for each in remembered(tmp_path)] == [("/hooks/feed", hub.topic("new"))]
 
 
 @pytest.mark.parametrize("has_another", [True, False])
@@ -785,7 +823,8 @@ async def test_a_route_that_went_while_the_gate_was_down_is_taken_back(tmp_path:
     async with Hub() as hub:
         goes, stays = (route(hub.topic(name), port, name=name) for name in ("goes", "stays"))
         async with gate_of(goes, *([stays] if has_another else []), port=port, server=server):
-            await hub.until_subscribed(hub.topic("goes"))
+            await hub.until_subscribed(count=1 + has_another)
+            await until_remembered(tmp_path, 1 + has_another)
         async with gate_of(*([stays] if has_another else []), port=port, server=server):
             await hub.until_empty(hub.topic("goes"))
 
@@ -798,6 +837,7 @@ async def test_the_first_subscription_that_a_reload_brings_is_remembered_too(tmp
         async with gate_of(port=port, server=server) as gate:
             await reload(gate, route(hub.topic(), port), server=server)
             first = (await hub.until_subscribed()).wish
+            await until_remembered(tmp_path)
         async with gate_of(route(hub.topic(), port), port=port, server=server):
             second = await hub.until_asked_to("subscribe", 2)
             assert second.callback == first.callback
@@ -810,6 +850,7 @@ async def test_an_old_subscription_whose_hub_is_down_is_taken_back_at_a_later_st
     async with Hub() as hub, Hub() as other:
         async with gate_of(route(hub.topic(), port), port=port, server=server):
             await hub.until_subscribed()
+            await until_remembered(tmp_path)
         hub.plan(hub.topic(), refuses(503))
         text = route(other.topic(), port)
         async with gate_of(text, port=port, server=server):
@@ -834,6 +875,15 @@ async def test_the_token_is_a_segment_of_the_path_whatever_the_callback_looks_li
             assert urlsplit(wish.callback).query == more.partition("?")[2]
             await hub.publish(hub.topic(), b"1")
             assert (await viewer.event()).data == "1"
+
+
+@story
+async def test_a_secret_of_200_bytes_is_a_fault_of_the_configuration() -> None:
+    # DEFECT: it is accepted, though "this parameter MUST be less than 200 bytes in length" (W3C WebSub, 5.1).
+    text = route("http://127.0.0.1/feed", 80) + "    verify: {websub: {secret: SECRET}}\n"
+    make_config(EDGE.yaml(0, text_of(text.replace("SECRET", "é" * 99))))
+    with pytest.raises(ConfigError, match="199 bytes"):
+        make_config(EDGE.yaml(0, text_of(text.replace("SECRET", "é" * 100))))
 
 
 # What is not told

@@ -12,7 +12,7 @@ from ssegate.core.document import decode
 from ssegate.core.template import percent_encode
 from ssegate.errors import UndecodableError
 from ssegate.sources.subscription.ledger import Record
-from ssegate.sources.subscription.provider import GONE, MAX_ANSWER, Grant, RefusedError, UpstreamOf, checked
+from ssegate.sources.subscription.provider import GONE, Grant, RefusedError, UpstreamOf, checked, send_json
 from ssegate.upstream import FetchAnswer
 
 
@@ -36,7 +36,7 @@ class GraphProvider:
                 "PATCH", f"/subscriptions/{percent_encode(record.id)}", {"expirationDateTime": expires}
             )
             if answer.status not in GONE:
-                return self._granted(record, checked(answer, "PATCH /subscriptions/…"))
+                return self._granted(record, checked(answer, "PATCH /subscriptions/…", self._secret))
         answer = await self._call(
             "POST",
             "/subscriptions",
@@ -49,17 +49,10 @@ class GraphProvider:
                 "clientState": self._secret,
             },
         )
-        return self._granted(record, checked(answer, "POST /subscriptions"))
+        return self._granted(record, checked(answer, "POST /subscriptions", self._secret))
 
     async def _call(self, method: str, path: str, body: object) -> FetchAnswer:
-        return await self._upstream().fetch(
-            path,
-            ((b"Accept", b"application/json"), (b"Content-Type", b"application/json")),
-            method=method,
-            body=json.dumps(body).encode(),
-            reads_refusals=True,
-            max_body=MAX_ANSWER,
-        )
+        return await send_json(self._upstream(), method, path, json.dumps(body))
 
     def _timestamp(self) -> str:
         until = datetime.fromtimestamp(time.time() + self._settings.expires, UTC)
@@ -76,7 +69,7 @@ class GraphProvider:
         if not isinstance(id_, str) or not id_:
             raise RefusedError("POST /subscriptions: the answer has no `id`")
         seconds = _seconds_until(facts.get("expirationDateTime")) or self._settings.expires
-        undo = (self._name, "DELETE", f"/subscriptions/{percent_encode(id_)}")
+        undo = (self._name, "DELETE", f"/subscriptions/{percent_encode(id_)}", "")
         return Grant(replace(record, is_made=True, id=id_, undo=undo), seconds)
 
 

@@ -81,6 +81,11 @@ class Keeper:
             except UpstreamError as error:
                 self._fail(str(error), error.retry_after if isinstance(error, RefusedError) else 0.0)
 
+    def begin_anew(self) -> None:
+        """It was taken back a moment ago, if that worked: then the backend knows nothing of it."""
+        if self._ledger.get(self.path, self.record.definition) is None:
+            self.record = replace(self.record, is_made=False, id="", undo=())
+
     def stop(self) -> None:
         """Let `run` come to its end, behind what is under way."""
         self._is_stopped = True
@@ -126,7 +131,7 @@ class Keeper:
         self._lease.fail(_now(), retry_after)
 
     async def _remember(self, record: Record) -> None:
-        if record == self._ledger.get(self.path):
+        if record == self._ledger.get(self.path, record.definition):
             self.record = record
             return
         self.record = record
@@ -146,6 +151,7 @@ class Keeper:
         if not self.record.topic or query.get("hub.topic") != self.record.topic:
             return None
         if mode == "denied":
+            self._is_called_for = False
             reason = query.get("hub.reason", "")[:200]
             self._fail(f"the hub denies it{': ' + repr(reason) if reason else ''}")
             self._lease.until = None
@@ -153,7 +159,7 @@ class Keeper:
             return ""
         if mode == "subscribe" and challenge and challenge == self._answered:
             return challenge  # our answer did not reach it
-        if mode == "subscribe" and challenge and self._is_called_for:
+        if mode == "subscribe" and challenge and self._is_called_for and not self._is_stopped:
             self._answered = challenge
             lease = query.get("hub.lease_seconds", "")
             seconds = float(lease[:9]) if lease.isascii() and lease.isdigit() and int(lease) else None

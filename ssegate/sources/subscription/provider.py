@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import quote, quote_plus
 
 from ssegate.core.template import Template
 from ssegate.errors import UpstreamError
@@ -15,6 +17,7 @@ MAX_ANSWER = 256 * 1024
 """Bytes of an answer to a subscription's request, or of the topic where a hub is looked for."""
 
 _SHOWN = 200
+_LOOKED_AT = 16 * 1024
 GONE = (404, 410)
 """Statuses that say that a subscription is not known there."""
 
@@ -62,11 +65,31 @@ class Provider(Protocol):
         ...
 
 
-def checked(answer: FetchAnswer, what: str) -> FetchAnswer:
-    """An answer that is a success. Raises `RefusedError` with the beginning of what it says otherwise; `what` names the request."""
+async def send_json(upstream: Upstream, method: str, path: str, body: str) -> FetchAnswer:
+    """Ask the backend; an empty body is none. Raises `UpstreamError` and its kinds, whatever the answer's status is no error."""
+    kind = ((b"Content-Type", b"application/json"),) if body else ()
+    is_sent = body or method not in ("GET", "DELETE")
+    return await upstream.fetch(
+        path,
+        ((b"Accept", b"application/json"), *kind),
+        method=method,
+        body=body.encode() if is_sent else None,
+        reads_refusals=True,
+        max_body=MAX_ANSWER,
+    )
+
+
+def checked(answer: FetchAnswer, what: str, *hidden: str) -> FetchAnswer:
+    """An answer that is a success. Raises `RefusedError` with the beginning of what it says otherwise.
+
+    `what` names the request; `hidden` is not to be told though the backend repeats it: many quote what they do not like.
+    """
     if 200 <= answer.status < 300:
         return answer
-    text = " ".join(answer.body[: 4 * _SHOWN].decode("utf-8", "replace").split())
+    text = " ".join(answer.body[:_LOOKED_AT].decode("utf-8", "replace").split())
+    for secret in filter(None, hidden):
+        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(form, "***")
     said = "".join(each if each.isprintable() else "?" for each in text)[:_SHOWN]
     wait = answer.headers.get("retry-after") or ""
     seconds = float(wait[:6]) if wait.isascii() and wait.isdigit() else 0.0

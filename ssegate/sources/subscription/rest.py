@@ -12,7 +12,7 @@ from ssegate.core.document import decode
 from ssegate.core.template import Template
 from ssegate.errors import UndecodableError
 from ssegate.sources.subscription.ledger import Record
-from ssegate.sources.subscription.provider import GONE, MAX_ANSWER, Grant, RefusedError, UpstreamOf, checked, filled
+from ssegate.sources.subscription.provider import GONE, Grant, RefusedError, UpstreamOf, checked, filled, send_json
 from ssegate.upstream import FetchAnswer
 
 
@@ -39,28 +39,22 @@ class RestProvider:
                 return Grant(record, None)
             answer = await self._call(renew, record)
             if answer.status not in GONE:
-                checked(answer, self._told(renew))
+                self._checked(answer, renew, record)
                 return Grant(record, renew.every, is_interval=True)
         create = self._settings.create
-        answer = checked(await self._call(create, record), self._told(create))
+        answer = self._checked(await self._call(create, record), create, record)
         made = replace(record, is_made=True, id=self._id_in(answer))
         made = replace(made, undo=self._undo(made))
         return Grant(made, None if renew is None else renew.every, is_interval=True)
 
     async def _call(self, call: RestCall, record: Record) -> FetchAnswer:
+        return await send_json(self._upstream(), *self._request(call, record))
+
+    def _request(self, call: RestCall, record: Record) -> tuple[str, str, str]:
+        """Method, path and body."""
         values = self._values(record)
-        headers, body = [(b"Accept", b"application/json")], None
-        if call.body is not None:
-            body = json.dumps(filled(call.body, values)).encode()
-            headers.append((b"Content-Type", b"application/json"))
-        return await self._upstream().fetch(
-            Template(call.path).expand_url(values),
-            headers,
-            method=call.method,
-            body=body if body is not None or call.method in ("GET", "DELETE") else b"",
-            reads_refusals=True,
-            max_body=MAX_ANSWER,
-        )
+        body = "" if call.body is None else json.dumps(filled(call.body, values))
+        return (call.method, Template(call.path).expand_url(values), body)
 
     def _values(self, record: Record) -> Mapping[str, str]:
         own = {"callback": record.callback, "secret": self._secret, "id": record.id}
@@ -82,12 +76,13 @@ class RestProvider:
             )
         return str(found)
 
-    def _undo(self, record: Record) -> tuple[str, str, str]:
+    def _undo(self, record: Record) -> tuple[str, ...]:
         """Worked out while the configuration that made it is there."""
         delete = self._settings.delete
-        if delete is None:
-            return ("", "", "")
-        return (self._name, delete.method, Template(delete.path).expand_url(self._values(record)))
+        return () if delete is None else (self._name, *self._request(delete, record))
+
+    def _checked(self, answer: FetchAnswer, call: RestCall, record: Record) -> FetchAnswer:
+        return checked(answer, self._told(call), self._secret, record.callback)
 
     def _told(self, call: RestCall) -> str:
         return f"{call.method} {call.path.partition('?')[0]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ssegate.sources.subscription.ledger import Record
-from ssegate.sources.subscription.provider import GONE, MAX_ANSWER, RefusedError, checked
+from ssegate.sources.subscription.provider import GONE, RefusedError, checked, send_json
 from ssegate.sources.subscription.web import Web
 from ssegate.sources.subscription.websub import post
 from ssegate.upstream import Upstream
@@ -26,13 +26,13 @@ class Undo:
         """
         if record.kind == "websub":
             return await self._leave_hub(record)
-        name, method, path = record.undo
-        if not method:
+        if not record.undo:
             return True  # nothing is said of how to remove it
+        name, method, path, body = record.undo
         upstream = self._upstream_named(name)
         if upstream is None:
             raise RefusedError(f"{method} {path}: there is no upstream `{name}` any more")
-        answer = await upstream.fetch(path, (), method=method, reads_refusals=True, max_body=MAX_ANSWER)
+        answer = await send_json(upstream, method, path, body)
         if answer.status not in GONE:
             checked(answer, f"{method} {path.partition('?')[0]}")
         return True

@@ -16,7 +16,7 @@ from ssegate.sources.subscription.provider import Grant, RefusedError, checked
 from ssegate.sources.subscription.web import Web, shown_url
 
 _LINK = re.compile(r'<([^<>]*)>((?:\s*;\s*[^\s;,="]+(?:\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))?)*)')
-_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
+_PARAMETER = re.compile(r';\s*([^\s;,="]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?')
 _MARKUP = (
     "text/html",
     "application/xhtml+xml",
@@ -83,15 +83,16 @@ async def post(web: Web, mode: str, record: Record, more: Mapping[str, str]) -> 
     body = urlencode({**own, **more}).encode()
     kind = ((b"Content-Type", b"application/x-www-form-urlencoded"),)
     answer, url = await web.fetch("POST", record.hub, kind, body)
-    checked(answer, f"{mode} at {shown_url(url)}")
+    checked(answer, f"{mode} at {shown_url(url)}", more.get("hub.secret", ""), record.token)
 
 
 def link_headers(headers: Headers) -> Iterable[tuple[str, frozenset[str]]]:
     """The targets of Link fields with their relations, in lower case (RFC 8288, 3)."""
     for target, parameters in _LINK.findall(headers.get("link") or ""):
-        rel = _REL.search(parameters)
-        if rel is not None:
-            yield target.strip(), frozenset((rel[1] or rel[2] or "").lower().split())
+        # "The rel parameter MUST NOT appear more than once": of several the first counts
+        rels = [quoted or bare for name, quoted, bare in _PARAMETER.findall(parameters) if name.lower() == "rel"]
+        if rels:
+            yield target.strip(), frozenset(rels[0].lower().split())
 
 
 def embedded_links(body: bytes) -> Iterable[tuple[str, frozenset[str]]]:
