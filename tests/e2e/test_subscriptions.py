@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -473,22 +474,23 @@ async def test_refusals_are_told_once_and_tried_again_at_the_pace_of_the_upstrea
     ]
 
 
+@pytest.mark.parametrize("is_date", [False, True], ids=["seconds", "a date"])
 @story
-async def test_retry_after_is_kept_to() -> None:
+async def test_retry_after_is_kept_to(is_date: bool) -> None:
     port = free_port()
+    value = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True) if is_date else "1"
     async with Backend() as backend:
-        backend.plan("POST", answer(b"", (b"Retry-After", b"1"), status=503))
+        backend.plan("POST", answer(b"", (b"Retry-After", value.encode()), status=503))
         async with gate_of(backend, route(port), port=port):
             await backend.until_made()
         first, second = backend.of("POST")
-        assert second.at - first.at >= 0.99
+        assert second.at - first.at >= 0.9
 
 
 @story
 async def test_a_backend_that_repeats_the_secret_in_its_refusal_does_not_bring_it_into_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # DEFECT: `checked` quotes the beginning of a refusal, in which many frameworks repeat what they were sent.
     caplog.set_level(logging.DEBUG)
 
     class Repeating(Backend):
@@ -628,7 +630,6 @@ async def test_a_reload_with_another_definition_makes_a_new_one_and_removes_the_
 
 @story
 async def test_a_route_that_comes_back_while_it_is_being_removed_is_there_in_the_end() -> None:
-    # DEFECT: the ledger gives the record that is on its way out to the new keeper, which takes it for made.
     release = asyncio.Event()
 
     class Slow(Backend):
@@ -697,7 +698,6 @@ async def test_what_the_backend_has_forgotten_meanwhile_is_made_again_after_a_re
 async def test_a_route_that_went_while_the_gate_was_down_is_removed_at_the_backend(
     tmp_path: Path, has_another: bool
 ) -> None:
-    # DEFECT: without any subscription in the file `_open_ledger` does not look at what is remembered.
     port, server = free_port(), f'state_dir: "{tmp_path}"'
     others = [route(port, name="stays")] if has_another else []
     async with Backend() as backend:
@@ -732,7 +732,6 @@ async def test_a_definition_that_changed_while_the_gate_was_down_is_made_anew_an
 )
 @story
 async def test_a_damaged_file_is_a_fault_of_the_configuration_and_not_a_crash(content: str, tmp_path: Path) -> None:
-    # DEFECT: what is JSON and no object of whole records is an AttributeError or a TypeError.
     (tmp_path / "subscriptions.json").write_text(content)
     port = free_port()
     async with Backend() as backend:
@@ -1002,9 +1001,9 @@ async def test_an_answer_of_graph_without_an_id_is_told_and_it_is_tried_again(bo
 
 @story
 async def test_a_client_state_that_graph_would_not_take_is_a_fault_of_the_configuration() -> None:
-    # DEFECT: it is accepted, though "the maximum length is 128 characters" (Microsoft Graph, subscription resource type).
+    # "The maximum length is 128 characters" (Microsoft Graph, subscription resource type).
     async with Graph() as graph:
         text = graph_text(graph, 80) + "    verify: {msgraph: {client_state: STATE}}\n"
         make_config(EDGE.yaml(0, text.replace("STATE", "x" * 128)))
-        with pytest.raises(ConfigError, match="128 bytes"):
+        with pytest.raises(ConfigError, match="128 characters"):
             make_config(EDGE.yaml(0, text.replace("STATE", "x" * 129)))
