@@ -53,6 +53,10 @@ def _on_route(config: Config, index: int, route: Route) -> Iterator[Problem]:
             "verify by a token or an hmac, or listen on 127.0.0.1"
         )
         yield Problem(config.source, route.line, 1, "open-webhook", f"routes[{index}].webhook.verify", message)
+    subscribe = None if route.webhook is None else route.webhook.subscribe
+    if subscribe is not None and subscribe.keep and config.server.state_dir is None:
+        message = "what is kept at the backend is forgotten here when the gate goes down; name a `server.state_dir`"
+        yield Problem(config.source, route.line, 1, "forgotten", f"routes[{index}].webhook.subscribe.keep", message)
 
 
 def _public(config: Config) -> list[Address]:

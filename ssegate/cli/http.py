@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,21 +48,32 @@ class Posted:
     events: str | None
     streams: str | None
     """How many events it became and how many open streams they reached; None when that is not said."""
+    seconds: float
+    """How long the answer took."""
 
 
 def post(url: str, headers: Sequence[tuple[str, str]], body: bytes, *, timeout: float) -> Posted:
     """Post a webhook. Raises `UpstreamError` when there is no answer, and `ValueError` when it is no URL."""
     checked_url(url)
-    raw = [(name.encode(), value.encode("utf-8")) for name, value in (("User-Agent", _AGENT), *headers)]
+    raw = [
+        (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in (("User-Agent", _AGENT), *headers)
+    ]
     try:
         with httpx.Client(trust_env=False, timeout=timeout) as client:
+            started = time.perf_counter()
             response = client.post(url, headers=raw, content=body)
+            seconds = time.perf_counter() - started
     except httpx.HTTPError as error:
         raise UpstreamError(_fact(error)) from error
     told = response.headers
     detail = _detail(response.content)
     return Posted(
-        response.status_code, response.reason_phrase, detail, told.get("ssegate-events"), told.get("ssegate-streams")
+        response.status_code,
+        response.reason_phrase,
+        detail,
+        told.get("ssegate-events"),
+        told.get("ssegate-streams"),
+        seconds,
     )
 
 

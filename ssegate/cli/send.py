@@ -78,13 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
         complain(str(error))
         return USAGE
     _tell_request(url, signed)
-    started = time.perf_counter()
     try:
         answer = post(url, signed.headers, signed.body, timeout=TIMEOUT)
     except UpstreamError as error:
         complain(f"{url}: {error}; is the gate running? --to names another place")
         return UNREACHABLE
-    _tell_answer(answer, time.perf_counter() - started)
+    _tell_answer(answer)
     return 0 if answer.status < 300 else REFUSED
 
 
@@ -210,13 +209,13 @@ def _tell_request(url: str, signed: Signed) -> None:
     print(f"  sends  {', '.join(printable(name) for name, _ in signed.headers)} · {len(signed.body)} bytes")
 
 
-def _tell_answer(answer: Posted, seconds: float) -> None:
+def _tell_answer(answer: Posted) -> None:
     colour = "green" if answer.status < 300 else "red"
     reached = ""
     if answer.events is not None:
         reached = f" · {_counted(answer.events, 'event')}, {_counted(answer.streams or '0', 'open stream')}"
     status = paint(f"{answer.status} {answer.phrase}".rstrip(), colour, sys.stdout)
-    print(f"{status}{reached} · {seconds * 1000:.0f} ms")
+    print(f"{status}{reached} · {answer.seconds * 1000:.0f} ms")
     if answer.detail:
         print(f"  {printable(answer.detail)}")
 

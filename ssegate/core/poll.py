@@ -198,11 +198,11 @@ class Poller:
 
 def _requested_wait(headers: Headers, wall: float) -> float:
     """How long the answer itself wants to be left alone: `Retry-After`, or what remains of `max-age`; 0 is not said."""
-    wait = max(_retry_after(headers, wall), _freshness(headers))
+    wait = max(retry_after(headers, wall), _freshness(headers))
     return min(wait, LONGEST_WAIT)
 
 
-def _retry_after(headers: Headers, wall: float) -> float:
+def retry_after(headers: Headers, wall: float) -> float:
     """RFC 9110, 10.2.3: seconds, or a date, which is compared with the upstream's own clock where it tells it."""
     value = (headers.get("retry-after") or "").strip()
     if value.isascii() and value.isdigit():

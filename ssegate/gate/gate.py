@@ -153,7 +153,7 @@ class Gate:
         self.is_draining = True
         drain = self.config.server.drain
         await asyncio.sleep(drain.delay)
-        leaving = asyncio.ensure_future(self.subscriptions.leave())
+        leaving = asyncio.ensure_future(self.subscriptions.leave(drain.timeout))
         await self._close(self.topics, drain.timeout * DRAIN_PART)
         await leaving
 

@@ -31,7 +31,7 @@ from ssegate.upstream.address import Address
 log = logging.getLogger(__name__)
 
 LEAVING = 8.0
-"""Seconds that removing subscriptions may take altogether."""
+"""Seconds that removing subscriptions may take at most, all of them together."""
 
 PATIENCE = 2.0
 """Seconds that a request under way is given before its subscription is removed."""
@@ -125,14 +125,19 @@ class Subscriptions:
                 running.cancel()
             await keeper.leave()
         finally:
-            del self._going[keeper.path, keeper.record.definition]
+            going = (keeper.path, keeper.record.definition)
+            if self._going.get(going) is asyncio.current_task():  # it may have come back meanwhile, and be going again
+                del self._going[going]
             path = callback_path(keeper.path, keeper.record)
             if self._callbacks.get(path) is keeper:
                 del self._callbacks[path]
             self._look_below()
 
-    async def leave(self) -> None:
-        """The gate goes down: take back all that are not to be kept, in bounded time, while the backends can still call back."""
+    async def leave(self, within: float) -> None:
+        """The gate goes down: take back all that are not to be kept, while the backends can still call back.
+
+        `within`: the seconds there are for it.
+        """
         for path, keeper in tuple(self.keepers.items()):
             hook = self._table().hooks.get(path.encode())
             if hook is not None and hook.webhook.subscribe is not None and hook.webhook.subscribe.keep:
@@ -140,7 +145,7 @@ class Subscriptions:
             else:
                 self._spawn_leave(keeper)
         if self._leaving:
-            await asyncio.wait(tuple(self._leaving), timeout=LEAVING)
+            await asyncio.wait(tuple(self._leaving), timeout=min(within, LEAVING))
 
     async def aclose(self) -> None:
         """Stop at once. What the backends have stays there, and in the ledger."""

@@ -345,15 +345,11 @@ async def test_an_id_is_found_in_the_body_or_in_a_header_and_is_a_segment_of_pat
 @pytest.mark.parametrize(
     "bad",
     [
-        answer(b'{"other": 1}', JSON, status=201),
-        answer(b'{"id": ""}', JSON),
-        answer(b'{"id": [1]}', JSON),
-        answer(b'{"id": true}', JSON),
         answer(b'{"id": NaN}', JSON),
         answer(b"<id>17</id>", (b"Content-Type", b"text/html")),
         answer(b"", status=204),
     ],
-    ids=["other", "empty", "a list", "true", "no JSON", "HTML", "no body"],
+    ids=["no JSON", "HTML", "no body"],
 )
 @story
 async def test_an_answer_without_the_id_is_told_and_it_is_tried_again(bad: bytes) -> None:
@@ -364,6 +360,20 @@ async def test_an_answer_without_the_id_is_told_and_it_is_tried_again(bad: bytes
             assert "POST /webhooks" in (await until_status(gate, has_failed)).trouble
             await backend.until_made()
             assert (await until_status(gate, is_active)).trouble == ""
+
+
+@pytest.mark.parametrize("document", [b'{"other": 1}', b'{"id": ""}', b'{"id": [1]}', b'{"id": true}', b"[]"])
+@story
+async def test_where_the_id_is_looked_for_in_the_wrong_place_not_one_webhook_after_the_other_is_made(
+    document: bytes,
+) -> None:
+    port = free_port()
+    async with Backend() as backend:
+        backend.plan("POST", answer(document, JSON, status=201))
+        async with gate_of(backend, route(port), port=port) as gate:
+            assert "`id: body.id` finds no id in the answer" in (await until_status(gate, has_failed)).trouble
+            (keeper,) = gate.service.gate.subscriptions.keepers.values()
+            assert keeper._lease.due - asyncio.get_running_loop().time() > 500
 
 
 # Kept alive
@@ -477,6 +487,7 @@ async def test_refusals_are_told_once_and_tried_again_at_the_pace_of_the_upstrea
 @pytest.mark.parametrize("is_date", [False, True], ids=["seconds", "a date"])
 @story
 async def test_retry_after_is_kept_to(is_date: bool) -> None:
+    # DEFECT: `checked` reads seconds only; `core.poll` knows dates too (RFC 9110, 10.2.3).
     port = free_port()
     value = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True) if is_date else "1"
     async with Backend() as backend:

@@ -406,6 +406,27 @@ async def test_another_hub_of_the_topic_is_asked_when_the_first_refuses() -> Non
             assert len(bad.wishes) == 1
 
 
+@story
+async def test_a_topic_that_moves_is_subscribed_where_it_is_now_and_not_where_it_was() -> None:
+    async with Hub() as hub:
+        hub.lease = 1
+
+        def moved_to(name: str) -> bytes:
+            links = f'<{hub.url}/hub>; rel="hub", <{hub.topic(name)}>; rel="self"'
+            return answer(b"{}", (b"Link", links.encode()))
+
+        hub.serve("/topics/feed", moved_to("old"))
+        async with gate_of(route(hub.topic(), port := free_port()), port=port) as gate:
+            await hub.until_subscribed(hub.topic("old"))
+            hub.serve("/topics/feed", moved_to("new"))
+            await hub.until_subscribed(hub.topic("new"))
+            await hub.until_called("unsubscribe")
+            assert hub.callbacks(hub.topic("old")) == []
+            assert len(hub.callbacks(hub.topic("new"))) == 1
+            await gate.service.drain()
+        assert not hub.subscriptions
+
+
 # Where the hub is found
 
 BY_HEADER = {
@@ -719,6 +740,7 @@ async def test_a_route_that_comes_back_while_it_is_being_unsubscribed_is_subscri
 async def test_a_route_that_goes_and_comes_back_faster_than_its_hub_can_follow_is_subscribed_in_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # DEFECT: `_leave` deletes from `_going` what may be a later leave's entry, which then is a KeyError of its own.
     monkeypatch.setattr(keeper, "PARTING", 0.3)
     port = free_port()
     async with Hub() as hub, gate_of(text := route(hub.topic(), port), port=port) as gate:

@@ -65,6 +65,7 @@ class Keeper:
         self._lease = Lease(random=random.random, backoff_min=backoff[0], backoff_max=backoff[1])
         self._is_called_for = False  # the hub may call back for the subscription
         self._answered = ""  # the last challenge
+        self._former_topic = ""
         self._is_stopped = False
         self._is_leaving = False
         self._has_left = asyncio.Event()
@@ -103,13 +104,24 @@ class Keeper:
     async def _ask(self) -> None:
         assert self._provider is not None
         # Remembered before it is asked for: whatever happens in between, the backend may have it.
-        await self._remember(await self._provider.prepare(self.record))
+        before, prepared = self.record, await self._provider.prepare(self.record)
+        await self._remember(prepared)
         self._is_called_for = True
         grant = await self._provider.ask(self.record)
+        if before.until and (before.hub, before.topic) != (prepared.hub, prepared.topic):
+            await self._part_from(before)
         if grant.is_confirmed:
             await self._granted(grant.record, grant.seconds, is_interval=grant.is_interval)
         elif self._is_called_for:  # it has not called back before it answered
             self._lease.expect(CONFIRMATION, _now())
+
+    async def _part_from(self, former: Record) -> None:
+        """The topic has moved, to another hub or to another URL: what was asked for there is wanted no more."""
+        self._former_topic = former.topic
+        try:
+            await self._undo(former)
+        except UpstreamError as error:
+            log.warning("subscription of %s: the former one could not be removed: %s", self.path, error)
 
     async def _granted(self, record: Record, seconds: float | None, *, is_interval: bool = False) -> None:
         self._is_called_for = False
@@ -148,7 +160,10 @@ class Keeper:
         Also where it says that it does not want to (5.2); the answer is empty then.
         """
         mode, challenge = query.get("hub.mode"), query.get("hub.challenge")
-        if not self.record.topic or query.get("hub.topic") != self.record.topic:
+        topic = query.get("hub.topic")
+        if mode == "unsubscribe" and challenge and topic and topic == self._former_topic:
+            return challenge
+        if not self.record.topic or topic != self.record.topic:
             return None
         if mode == "denied":
             self._is_called_for = False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote, quote_plus
 
+from ssegate.core.poll import LONGEST_WAIT, retry_after
 from ssegate.core.template import Template
 from ssegate.errors import UpstreamError
 from ssegate.sources.subscription.ledger import Record
@@ -91,9 +93,8 @@ def checked(answer: FetchAnswer, what: str, *hidden: str) -> FetchAnswer:
         for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)):
             text = text.replace(form, "***")
     said = "".join(each if each.isprintable() else "?" for each in text)[:_SHOWN]
-    wait = answer.headers.get("retry-after") or ""
-    seconds = float(wait[:6]) if wait.isascii() and wait.isdigit() else 0.0
-    raise RefusedError(f"{what}: {answer.status}{': ' + said if said else ''}", answer.status, min(seconds, 3600.0))
+    wait = min(retry_after(answer.headers, time.time()), LONGEST_WAIT)
+    raise RefusedError(f"{what}: {answer.status}{': ' + said if said else ''}", answer.status, wait)
 
 
 def filled(value: object, values: Mapping[str, str]) -> object:

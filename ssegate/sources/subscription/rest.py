@@ -15,6 +15,9 @@ from ssegate.sources.subscription.ledger import Record
 from ssegate.sources.subscription.provider import GONE, Grant, RefusedError, UpstreamOf, checked, filled, send_json
 from ssegate.upstream import FetchAnswer
 
+WITHOUT_ID = 600.0
+"""Seconds until it is asked again where a webhook was made and its id is not found."""
+
 
 class RestProvider:
     """See `provider.Provider`."""
@@ -61,6 +64,7 @@ class RestProvider:
         return {**{f"env.{name}": value for name, value in self._environ.items()}, **own}
 
     def _id_in(self, answer: FetchAnswer) -> str:
+        """The subscription's id. Raises `RefusedError` when there is none."""
         expression = self._settings.create.id
         if expression is None:
             return ""
@@ -70,11 +74,11 @@ class RestProvider:
             found = expression({"body": body, "headers": headers})
         except UndecodableError as error:
             raise RefusedError(f"{self._told(self._settings.create)}: {error}") from error
-        if not isinstance(found, str | int) or isinstance(found, bool) or found == "":
-            raise RefusedError(
-                f"{self._told(self._settings.create)}: `id: {expression.text}` finds no id in the answer"
-            )
-        return str(found)
+        if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+            return str(found)
+        told = f"{self._told(self._settings.create)}: `id: {expression.text}` finds no id in the answer"
+        # It has probably been made all the same, and each further attempt would make another one.
+        raise RefusedError(told, retry_after=WITHOUT_ID if isinstance(body, dict | list) else 0.0)
 
     def _undo(self, record: Record) -> tuple[str, ...]:
         """Worked out while the configuration that made it is there."""

@@ -49,7 +49,8 @@ class WebSubProvider:
         found = await self._discover()
         hub = found.hubs[self._turn % len(found.hubs)]  # one that refuses is not the only one
         # Asking twice for the same is asking once (5.1), so it counts as made from here on.
-        return replace(record, is_made=True, hub=hub, topic=found.topic)
+        is_same = (record.hub, record.topic) == (hub, found.topic)
+        return replace(record, is_made=True, hub=hub, topic=found.topic, until=record.until if is_same else 0.0)
 
     async def ask(self, record: Record) -> Grant:
         self._turn += 1
