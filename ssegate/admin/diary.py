@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 from ssegate.core.delivery import Delivery
 
@@ -13,7 +14,7 @@ MOST = 200
 """How many deliveries are remembered."""
 
 MOST_BYTES = 8 * 1024 * 1024
-"""How much of their bodies is kept for being delivered again; the oldest give way."""
+"""How much of them is kept for being delivered again, headers and bodies; the oldest give way."""
 
 _LONGEST = 200
 """Characters of what a sender says of itself."""
@@ -74,7 +75,8 @@ def _counted(count: int, what: str) -> str:
 class Entry:
     """One delivery."""
 
-    id: str
+    diary: str
+    number: int
     at: float
     """When it came, in seconds since 1970."""
     path: str
@@ -87,6 +89,11 @@ class Entry:
     repeats: str = ""
     """The entry it is a redelivery of."""
 
+    @property
+    def id(self) -> str:
+        """By which it is asked for."""
+        return f"{self.diary}-{self.number}"
+
     def shown(self) -> dict[str, object]:
         """As JSON, without anything secret: of headers, query and body nothing but what is named."""
         outcome = self.outcome
@@ -97,8 +104,8 @@ class Entry:
             "status": outcome.status,
             "outcome": outcome.words,
             "bytes": self.size,
-            "event": outcome.kind[:_LONGEST] or None,
-            "delivery": outcome.id[:_LONGEST] or None,
+            "event": outcome.kind or None,
+            "delivery": outcome.id or None,
             "events": outcome.events,
             "streams": outcome.streams,
             "duplicates": outcome.duplicates,
@@ -116,7 +123,8 @@ class Diary:
         self._name = name
         self._count = 0
         self._entries: deque[Entry] = deque(maxlen=MOST)
-        self._bodies: deque[Entry] = deque()
+        self._whole: deque[tuple[Entry, int]] = deque()
+        """Those that can be delivered again, and how much of them is kept for that."""
         self._kept = 0
 
     def add(
@@ -124,15 +132,17 @@ class Diary:
     ) -> Entry:
         """Note a delivery; `at` is the time of day."""
         self._count += 1
-        entry = Entry(f"{self._name}-{self._count}", at, path, outcome, size, delivery, repeats)
+        outcome.kind, outcome.id = outcome.kind[:_LONGEST], outcome.id[:_LONGEST]
+        entry = Entry(self._name, self._count, at, path, outcome, size, delivery, repeats)
         self._entries.append(entry)
         if delivery is not None:
-            self._bodies.append(entry)
-            self._kept += size
-        while len(self._bodies) > MOST or self._kept > MOST_BYTES:
-            oldest = self._bodies.popleft()
+            weight = size + sum(map(len, chain.from_iterable(delivery.headers.raw)))
+            self._whole.append((entry, weight))
+            self._kept += weight
+        while len(self._whole) > MOST or self._kept > MOST_BYTES:
+            oldest, weight = self._whole.popleft()
             oldest.delivery = None
-            self._kept -= oldest.size
+            self._kept -= weight
         return entry
 
     def get(self, id_: str) -> Entry | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +118,13 @@ class Expression:
     compiled: Any = field(compare=False, repr=False)
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """The members it goes down through, one in another, when it does no more than that."""
+    search: Callable[[Any], Any] | None = field(default=None, compare=False, repr=False)
+    """The same without jmespath, where the expression is made of nothing but members."""
 
     def __call__(self, document: object) -> object:
         """What the expression finds; None is nothing. Raises `UndecodableError`, which quotes no data, when it fails."""
-        if self.names:
-            # Most do no more, and jmespath takes 5 µs for four members where this takes 0.4.
-            for name in self.names:
-                if not isinstance(document, dict):
-                    return None
-                document = document.get(name)
-            return document
+        if self.search is not None:
+            return self.search(document)
         try:
             return self.compiled.search(document)
         except jmespath.exceptions.JMESPathTypeError as error:
@@ -428,7 +426,44 @@ def read_expression(value: object) -> Expression:
         if isinstance(error, ValueFault):
             raise
         raise ValueFault("expression", f"{said(value)} is not JMESPath") from None
-    return Expression(text, compiled, _member_names(compiled.parsed))
+    return Expression(text, compiled, _member_names(compiled.parsed), _member_search(compiled.parsed))
+
+
+def _member_search(parsed: dict[str, Any]) -> Callable[[Any], Any] | None:
+    """`a.b` and `a.{x: b.c, y: d}` as functions: most expressions are no more, and jmespath takes 5 µs for four members where
+    this takes 0.4. None for anything else."""
+    if names := _member_names(parsed):
+        return partial(_go_down, names)
+    if parsed["type"] not in ("subexpression", "multi_select_dict"):
+        return None
+    pairs = parsed["type"] == "multi_select_dict"
+    parts = [_member_search(child["children"][0] if pairs else child) for child in parsed["children"]]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return (
+        partial(_pick, {child["value"]: part for child, part in zip(parsed["children"], known, strict=True)})
+        if pairs
+        else partial(_chain, known)
+    )
+
+
+def _chain(parts: Iterable[Callable[[Any], Any]], document: Any) -> Any:
+    for search in parts:
+        document = search(document)
+    return document
+
+
+def _go_down(names: Iterable[str], document: Any) -> Any:
+    for name in names:
+        if not isinstance(document, dict):
+            return None
+        document = document.get(name)
+    return document
+
+
+def _pick(parts: Mapping[str, Callable[[Any], Any]], document: Any) -> Any:
+    return None if document is None else {name: search(document) for name, search in parts.items()}
 
 
 def _member_names(parsed: dict[str, Any]) -> tuple[str, ...]:

@@ -48,9 +48,8 @@ class Message:
 
     def header(self, name: str) -> str:
         """A header's value, `name` in lower case; empty when it is absent."""
-        headers = self.facts["headers"]
-        assert isinstance(headers, Mapping)
-        return str(headers.get(name, ""))
+        headers: Mapping[str, str] = self.facts["headers"]  # type: ignore[assignment]  # see `message_facts`
+        return headers.get(name, "")
 
     def member(self, name: str) -> str:
         """A member of the body that is text; empty when there is none, or the body is no object."""

@@ -63,7 +63,10 @@ class _Checked(NamedTuple):
 
 
 def _size(headers: Headers) -> int:
-    return sum(len(name) + len(value) + 4 for name, value in headers)
+    size = 4 * len(headers)
+    for name, value in headers.raw:
+        size += len(name) + len(value)
+    return size
 
 
 def _check_framing(headers: Headers, http_version: str) -> None:

@@ -27,6 +27,12 @@ routes:
   - path: /tickets/{id}/events
     webhook: {at: /hooks/tickets, verify: none, match: {id: body.id}, then: emit}
     emit: {event: "{body.type}", data: body.text}
+  - path: /signed/events
+    webhook: {at: /hooks/signed, verify: {standard: {secret: whsec_c2VjcmV0LW9mLXRlc3Rz}}}
+    emit: {event: "{body.type}"}
+  - path: /cloud/events
+    webhook: {at: /hooks/cloud, verify: {cloudevents: {token: sesame}}}
+    emit: {event: "{headers.ce-type}", data: data}
   - path: /{rest:path}
     proxy: {}
 """

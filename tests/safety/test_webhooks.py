@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
+import time
+from datetime import UTC, datetime
 
 import pytest
+from standardwebhooks import Webhook as StandardWebhook
 
 from tests.safety.harness import Client, GateProcess, Http2Client, ask, ask_closed, get, run
 
@@ -163,5 +167,169 @@ def test_many_hostile_deliveries_at_once_do_not_stop_the_gate(gate: GateProcess)
             assert [response.status for response in statuses] == [status for status, _ in HOSTILE.values()] * 5
             assert (await ask(gate.port, get("/_ssegate/nothing"))).status == 404
             assert json.loads((await ask(gate.port, get("/_ssegate/nothing"))).body)["status"] == 404
+
+    run(test())
+
+
+# Signed
+
+
+SIGNER = StandardWebhook("whsec_c2VjcmV0LW9mLXRlc3Rz")
+
+
+def signed(
+    body: bytes, *fields: str, age: float = 0.0, id_: str = "", over: bytes | None = None, change: str = ""
+) -> bytes:
+    """A delivery with a good signature; `over` other bytes, or with a `change` to it where a test wants that."""
+    moment = datetime.fromtimestamp(int(time.time() - age), UTC)
+    id_ = id_ or f"msg_{base64.b32encode(body[:20]).decode()}_{time.monotonic_ns()}"
+    # Signed as bytes: the library takes text, and latin-1 is what leaves each byte as it is only for ASCII.
+    signature = SIGNER.sign(id_, moment, (body if over is None else over).decode("ascii"))
+    return delivery(
+        body,
+        f"webhook-id: {id_}",
+        f"webhook-timestamp: {int(moment.timestamp())}",
+        f"webhook-signature: {CHANGES[change](signature)}" if change != "missing" else "X-Nothing: x",
+        *fields,
+    ).replace(b"/hooks/tickets", b"/hooks/signed")
+
+
+CHANGES = {
+    "": lambda signature: signature,
+    "missing": lambda signature: "",
+    "empty": lambda signature: "",
+    "truncated": lambda signature: signature[:-4],
+    "without version": lambda signature: signature[3:],
+    "another version": lambda signature: "v2," + signature[3:],
+    "another one": lambda signature: "v1," + base64.b64encode(b"x" * 32).decode(),
+    "hex": lambda signature: "v1," + base64.b64decode(signature[3:]).hex(),
+    "a thousand of them": lambda signature: " ".join(["v1," + "A" * 24] * 900),
+}
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name])
+def test_a_signature_that_is_not_one_is_401_and_says_nothing(gate: GateProcess, change: str) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            response = await ask_closed(gate.port, signed(b"{}", change=change))
+            assert response.status == 401
+            assert b"signature" not in response.body
+
+    run(test())
+
+
+@pytest.mark.parametrize(("age", "status"), [(0, 200), (250, 200), (-250, 200), (400, 401), (-400, 401), (10**9, 401)])
+def test_an_old_or_a_future_signature_is_401(gate: GateProcess, age: float, status: int) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            assert (await ask_closed(gate.port, signed(b"{}", age=age))).status == status
+
+    run(test())
+
+
+def test_the_right_signature_over_other_bytes_is_401(gate: GateProcess) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            for body in (b'{"a": 2}', b'{"a": 1} ', b"", b'{"a":1}'):
+                assert (await ask_closed(gate.port, signed(body, over=b'{"a": 1}'))).status == 401
+
+    run(test())
+
+
+def test_a_replay_is_no_second_event(gate: GateProcess) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            once = signed(b'{"type": "a"}')
+            events = await gate.metric("ssegate_events_total")
+            for _ in range(5):
+                assert (await ask_closed(gate.port, once)).status == 200
+            assert await gate.metric("ssegate_events_total") == events + 1
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 400),
+        (b'{"type": NaN}', 400),
+        (b'{"type": "a"', 400),
+        (b'{"type": "a\\nid: forged"}', 202),
+        (b'{"type": "a\\u0000"}', 202),
+        (b'{"type": "end"}', 202),
+        (b'{"type": "\\ud800"}', 200),
+    ],
+)
+def test_who_signs_it_does_not_make_it_harmless(gate: GateProcess, body: bytes, status: int) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            assert (await ask_closed(gate.port, signed(body))).status == status
+
+    run(test())
+
+
+def test_a_signed_body_of_100_megabytes_is_413_and_costs_nothing(gate: GateProcess) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing(), await Client.connect(gate.port) as client:
+            memory = gate.memory()
+            await client.send(signed(b"{}").replace(b"Content-Length: 2", b"Content-Length: 100000000"))
+            assert (await client.read_response()).status == 413
+            assert gate.memory() - memory < 2 * 2**20
+
+    run(test())
+
+
+def test_an_id_that_carries_line_ends_or_is_very_long_forges_and_costs_nothing(gate: GateProcess) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            memory = gate.memory()
+            for number in range(600):
+                id_ = f"{number}" + "x" * 20_000
+                assert (await ask_closed(gate.port, signed(b"{}", id_=id_))).status == 200
+            # The diary keeps 8 MiB, and what has been taken is known by a digest.
+            assert gate.memory() - memory < 11 * 2**20
+            entries = (await ask(gate.admin, get("/webhooks"))).body
+            assert len(entries) < 200 * 1000, "cut, too, where it is shown"
+
+    run(test())
+
+
+CLOUD = {
+    "a line end as type": (202, {"type": "a\nid: forged"}),
+    "a reserved type": (202, {"type": "reset"}),
+    "a line end as id": (200, {"id": "1\nevent: end"}),
+    "no type": (400, {"type": None}),
+    "an object as source": (400, {"source": {}}),
+    "base64 that is none": (400, {"data_base64": "?"}),
+    "base64 that is no JSON": (400, {"data_base64": "e30=e30=", "datacontenttype": "application/json"}),
+    "lone surrogates": (200, {"data": {"\ud800": "\udfff"}}),
+    "a name that is long": (200, {"x" * 10_000: "y" * 10_000}),
+}
+
+
+@pytest.mark.parametrize("name", CLOUD)
+def test_a_hostile_cloudevent_is_one_event_or_none(gate: GateProcess, name: str) -> None:
+    status, change = CLOUD[name]
+    event = {"specversion": "1.0", "id": name, "source": "/s", "type": "t", "data": 1} | change
+
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            fields = ("Authorization: Bearer sesame", "Content-Type: application/cloudevents+json")
+            sent = delivery(json.dumps(event).encode(), *fields).replace(b"/hooks/tickets", b"/hooks/cloud")
+            assert (await ask_closed(gate.port, sent)).status == status
+
+    run(test())
+
+
+def test_a_batch_of_very_many_events_is_bounded_by_its_size(gate: GateProcess) -> None:
+    async def test() -> None:
+        async with gate.leaves_nothing():
+            one = {"specversion": "1.0", "source": "/s", "type": "t", "data": 1}
+            batch = json.dumps([one | {"id": f"many-{n}"} for n in range(900)]).encode()
+            assert len(batch) < LIMIT
+            fields = ("Authorization: Bearer sesame", "Content-Type: application/cloudevents-batch+json")
+            sent = delivery(batch, *fields).replace(b"/hooks/tickets", b"/hooks/cloud")
+            response = await ask_closed(gate.port, sent)
+            assert (response.status, response.get("ssegate-events")) == (200, "900")
 
     run(test())
