@@ -77,6 +77,8 @@ def _rules(route: Route) -> Iterator[str]:
         yield f"?{name}: {pattern.pattern}"
     if route.poll is not None and route.poll.forward:
         yield f"private to {', '.join(route.poll.forward)}"
+    if route.poll is not None and route.webhook is not None:
+        yield f"at once on POST {route.webhook.at} (verify {route.webhook.scheme})"
     if route.max_age:
         yield f"ends after {format_duration(route.max_age)}"
 
@@ -95,6 +97,10 @@ def _facts(route: Route) -> dict[str, object]:
         facts |= _poll_facts(route)
     if route.webhook is not None:
         facts |= {"at": route.webhook.at, "verify": route.webhook.scheme, "emit": shown_form(route)}
+        if route.poll is not None:
+            facts["then"] = route.webhook.then
+        if route.webhook.subscribe is not None:
+            facts["subscribe"] = route.webhook.subscribe.kind
     return {
         **facts,
         "heartbeat": format_duration(route.heartbeat),

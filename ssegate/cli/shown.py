@@ -34,7 +34,8 @@ def shown_source(route: Route) -> str:
     if route.poll is not None:
         return f"{route.poll.upstream} GET {masked(route.poll.get)}"
     if route.webhook is not None:
-        return f"POST {route.webhook.at} (verify {route.webhook.scheme})"
+        asks = "" if route.webhook.subscribe is None else f", subscribed by {route.webhook.subscribe.kind}"
+        return f"POST {route.webhook.at} (verify {route.webhook.scheme}{asks})"
     assert route.proxy is not None
     return route.proxy.upstream
 
@@ -43,9 +44,7 @@ def shown_form(route: Route) -> str:
     """What a route emits."""
     if route.proxy is not None:
         return ""
-    if route.webhook is not None:
-        return route.emit.event or "message"
-    return route.emit.as_
+    return route.emit.as_ if route.poll is not None else route.emit.event or "message"
 
 
 def shown_every(route: Route) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -20,6 +21,9 @@ from ssegate.gate.topics import Topics
 from ssegate.sources.subscription import Keeper
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 50
+"""Events of a batch that are told before others have their turn: some milliseconds."""
 
 RETRY_AFTER = 5
 """Seconds after which a sender is asked to try again."""
@@ -119,7 +123,7 @@ class Deliveries:
         """
         scheme = hook.scheme
         rejections: list[RejectedError] = []
-        for message in messages:
+        for number, message in enumerate(messages, 1):
             outcome.kind, outcome.id = scheme.kind_of(message), scheme.id_of(message)
             if (greeting := scheme.welcome(message)) is not None:
                 outcome.said = _GREETED
@@ -132,6 +136,8 @@ class Deliveries:
                     await self._tell(scheme, route, message, outcome, is_repeated=is_repeated)
                 except RejectedError as error:
                     rejections.append(error)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
         if rejections:
             outcome.said = "; ".join(dict.fromkeys(map(str, rejections)))
             if not outcome.is_taken:

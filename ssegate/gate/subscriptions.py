@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from os import environ
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from ssegate.sources.subscription import (
     Ledger,
     Provider,
     Record,
+    RefusedError,
     RestProvider,
     Status,
     Undo,
@@ -73,7 +75,7 @@ class Subscriptions:
             if not is_wanted and (path, record.definition) not in self._going:
                 self._spawn_leave(Keeper(path, record, None, self._undo, self._ledger))
         for path, hook in wanted.items():
-            if path not in self.keepers:
+            if path not in self.keepers or self._running[path].done():  # done: on a defect
                 self._start(hook)
         self._look_below()
 
@@ -89,7 +91,8 @@ class Subscriptions:
         keeper = Keeper(hook.at, hook.record, provider, self._undo, self._ledger, backoff=backoff)
         self.keepers[hook.at] = keeper
         leaving = self._going.get((hook.at, hook.record.definition))
-        self._running[hook.at] = asyncio.get_running_loop().create_task(self._run(keeper, leaving))
+        task = self._running[hook.at] = asyncio.get_running_loop().create_task(self._run(keeper, leaving))
+        task.add_done_callback(partial(_tell_defect, hook.at))
         if leaving is None:
             self._open(keeper)
 
@@ -187,7 +190,10 @@ class Subscriptions:
         backoff = self._table().slots[name].settings.backoff
 
         def upstream() -> Upstream:
-            return self._table().slots[name].upstream
+            found = self._upstream_named(name)
+            if found is None:
+                raise RefusedError(f"there is no upstream `{name}` any more")
+            return found
 
         if subscribe.msgraph is not None:
             return GraphProvider(subscribe.msgraph, hook.secret, name, upstream), (backoff.min, backoff.max)
@@ -209,6 +215,11 @@ class Subscriptions:
             if _place(settings.url) == here:
                 return settings.model_copy(update={"url": origin})
         return plain
+
+
+def _tell_defect(path: str, task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("subscription of %s stopped on a defect; a reload begins it again", path, exc_info=error)
 
 
 def _place(url: str) -> tuple[str, str, int]:
