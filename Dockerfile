@@ -11,11 +11,13 @@ RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check ".${
 
 FROM python:3.11-slim
 # A number, so that Kubernetes can tell that it is not root.
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ssegate
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ssegate \
+ && install -d -o 10001 -m 700 /var/lib/ssegate
 COPY --from=build /opt/ssegate /opt/ssegate
 ENV PATH=/opt/ssegate/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
+# `server.state_dir: /var/lib/ssegate` is its own; a volume there outlives the container.
 USER 10001
 EXPOSE 8080 8443 8443/udp
 STOPSIGNAL SIGTERM

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+from ssegate.core.delivery import Message
 from ssegate.core.detect import Detector as Detector
 from ssegate.core.event import Update
-from ssegate.core.headers import Headers
 from ssegate.core.journal import Position
 
 Publish = Callable[[Update], Awaitable[None]]
@@ -38,8 +38,8 @@ class Source(Protocol):
 class Receiver(Protocol):
     """A source that is called: a webhook."""
 
-    def receive(self, headers: Headers, body: bytes) -> Sequence[Update]:
-        """Turn one delivery into updates; none is a delivery that matters to nobody.
+    def receive(self, message: Message) -> Sequence[Update]:
+        """Turn one message of a delivery that has been found authentic into updates; none is one that matters to nobody.
 
         Pure. Raises `RejectedError` with the status to answer; nothing was published then.
         """

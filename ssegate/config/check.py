@@ -8,7 +8,7 @@ from collections.abc import Mapping as Environ
 from ssegate.config.document import Mapping, Path
 from ssegate.config.explain import did_you_mean, nearest
 from ssegate.config.listening import check_listening, resolve_server
-from ssegate.config.model import REST_NAMES, SECRET_KEYS, Config, RestCall, Route, Webhook
+from ssegate.config.model import REST_NAMES, SECRET_KEYS, Config, RestCall, Route, SubscribeRest, Webhook
 from ssegate.config.tree import Part, Tree
 from ssegate.core.routing import Entry, PathPattern, conflicts
 from ssegate.core.template import Template
@@ -341,11 +341,12 @@ class _RouteCheck:
     def _check_verify(self, webhook: Webhook) -> None:
         """Whose secret is not said is one that the gate makes, and tells the backend when it subscribes."""
         keys = ("webhook", "verify")
-        brings_its_own = webhook.subscribe is not None and webhook.subscribe.kind in ("websub", "msgraph")
+        rest = None if webhook.subscribe is None else webhook.subscribe.rest
+        brings_its_own = webhook.subscribe is not None and rest is None
         if self._is_broken(*keys) or self._is_broken("webhook", "subscribe"):
             return
         if webhook.verify is None:
-            if not brings_its_own:
+            if not brings_its_own and (rest is None or not _tells_secret(rest)):
                 owner = (*self._path, "webhook")
                 self._tree.add(owner, "missing", "`verify` is missing", part="key", about=owner)
             return
@@ -436,6 +437,12 @@ class _RouteCheck:
         for name in sorted(self._route.emit.names.model_fields_set - set(known)):
             message = f"`as: {form}` sends no `{name}`; it sends {_listed(known)}"
             self._add(("emit", "names", name), "reference", message, part="key")
+
+
+def _tells_secret(rest: SubscribeRest) -> bool:
+    """Whether the backend is told what to sign with."""
+    texts = (rest.create.path, *(text for _, text in _texts(rest.create.body, "body")))
+    return any("secret" in Template(text).names for text in texts)
 
 
 def _texts(value: object, place: str) -> Iterator[tuple[str, str]]:

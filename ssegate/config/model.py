@@ -909,7 +909,7 @@ class Webhook(Model):
     """Where the backend posts; a path of its own, without parameters."""
     verify: Annotated[Verify | None, WrapValidator(_read_verify), ShortForm({"const": "none"})] = None
     """How a delivery proves where it comes from. `none` must be written out; only beside a `subscribe` that brings a secret of
-    its own (`websub`, `msgraph`) it may be left out."""
+    its own it may be left out: `websub` and `msgraph` have their ways, `rest` with `{secret}` is taken for `standard`."""
     match: dict[str, JMESPath] = {}
     """Where each parameter of the route's path is found in `{body, headers, params, query}`."""
     when: JMESPath | None = None
@@ -929,7 +929,9 @@ class Webhook(Model):
         """By what a delivery proves itself: the name of a key of `verify`, or `none`."""
         if self.verify is not None:
             return self.verify.scheme
-        return self.subscribe.kind if self.subscribe is not None else "none"
+        if self.subscribe is None:
+            return "none"
+        return "standard" if self.subscribe.kind == "rest" else self.subscribe.kind
 
 
 def _read_event_name(value: object) -> str:

@@ -57,6 +57,7 @@ def test_every_key_has_a_title_and_a_description() -> None:
     [
         SMALL,
         (Path(__file__).parent / "full.yaml").read_text(),
+        (Path(__file__).parents[2] / "config.example.yaml").read_text(),
         SMALL + "x-anything: {a: [1]}",
         SMALL + "admin: none",
         SMALL + "admin: {listen: none}",

@@ -108,6 +108,12 @@ def test_what_does_not_fit_is_told(webhook: str, expected: tuple[str, str, str])
     assert expected[2] in message
 
 
+def test_a_backend_that_is_told_a_secret_signs_as_the_standard_has_it_where_nothing_else_is_said() -> None:
+    webhook = parse(f"{CALLBACK}\nsubscribe: {{rest: {{create: {{post: /w, body: {{key: ['{{secret}}']}}}}}}}}").webhook
+    assert webhook is not None
+    assert (webhook.verify, webhook.scheme) == (None, "standard")
+
+
 def test_a_subscription_wants_an_upstream_where_there_are_several() -> None:
     both = "{api: http://localhost, other: http://localhost:81}"
     webhook = f"{CALLBACK}\nsubscribe: {{msgraph: {{resource: x}}}}"
