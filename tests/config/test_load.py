@@ -344,7 +344,7 @@ def _mappings(node: object, path: tuple[str | int, ...] = ()) -> list[tuple[str 
     return []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_an_unknown_key_at_any_level_is_told_on_its_line(data: st.DataObject) -> None:
     document = yaml.safe_load(FULL.replace("${file:TOKEN_FILE}", "x").replace("ca: CA_FILE, ", ""))
@@ -369,7 +369,7 @@ def test_there_are_mappings_at_every_level_to_put_a_key_in() -> None:
     assert ("upstreams",) not in paths
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text())
 @example("a: *a")
 @example("? ")
@@ -395,7 +395,7 @@ _WORDS = sorted(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(_WORDS), max_size=40))
 def test_words_of_the_language_in_any_order_are_a_configuration_or_a_config_error(words: list[str]) -> None:
     _accepts_or_reports("".join(words))
@@ -411,7 +411,7 @@ _DOCUMENTS = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(_KEYS, _DOCUMENTS, max_size=8), st.lists(st.dictionaries(_KEYS, _DOCUMENTS, max_size=6), max_size=3)
 )
