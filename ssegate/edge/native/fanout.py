@@ -369,7 +369,8 @@ class Channel:
 
     def _write_news(self) -> Iterator[None]:
         """Yields where it may be interrupted."""
-        while data := self.leader.read():
+        # No more at once than one write may hold: of many events that have come together each reader has a place between them.
+        while data := self.leader.read(PIECE):
             self.written_at = asyncio.get_running_loop().time()
             self._parcel = Parcel(data)
             if len(data) > PIECE:
