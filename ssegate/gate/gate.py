@@ -27,7 +27,7 @@ from ssegate.gate.routes import PollRoute, ProxyRoute, Table, UpstreamSlot, Webh
 from ssegate.gate.subscriptions import Subscriptions
 from ssegate.gate.topics import Topics, Watch
 from ssegate.interfaces import Broker
-from ssegate.sources.subscription import Ledger
+from ssegate.sources.subscription import TOKEN_LENGTH, Ledger
 from ssegate.upstream.forwarded import client_address
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Gate:
         path, _, query = request.target.partition(b"?")
         if (hook := self.table.hooks.get(path)) is not None:
             return self.deliveries.take(hook, request, self.config.limits.webhook_body)
-        if self.subscriptions.below and path.startswith(self.subscriptions.below):
+        if self.subscriptions.below and path[:-TOKEN_LENGTH] in self.subscriptions.below:
             return self._answer_callback(request, path, query)
         if path.startswith(OWN_PATHS):
             return self._own.get(path) or problem(404, "there is nothing at this path")

@@ -15,6 +15,7 @@ from ssegate.edge.exchange import Answer, problem
 from ssegate.gate.hooks import Hook
 from ssegate.gate.routes import Table
 from ssegate.sources.subscription import (
+    TOKEN_LENGTH,
     GraphProvider,
     Keeper,
     Ledger,
@@ -50,8 +51,8 @@ class Subscriptions:
         self._table = table
         self._callbacks: dict[bytes, Keeper] = {}
         """By the paths that nobody can guess; also those of subscriptions that are on their way out."""
-        self.below: tuple[bytes, ...] = ()
-        """What paths begin with that a hub was, or may have been, given to call back."""
+        self.below: frozenset[bytes] = frozenset()
+        """What stands before the token in the paths that a hub was, or may have been, given to call back."""
         self._running: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._going: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -81,9 +82,7 @@ class Subscriptions:
 
     def _look_below(self) -> None:
         hooks = [path for path, hook in self._table().hooks.items() if hook.record is not None and hook.record.token]
-        self.below = tuple(
-            {*(path + b"/" for path in hooks), *(path.rpartition(b"/")[0] + b"/" for path in self._callbacks)}
-        )
+        self.below = frozenset((*(path + b"/" for path in hooks), *(path[:-TOKEN_LENGTH] for path in self._callbacks)))
 
     def _start(self, hook: Hook) -> None:
         assert hook.record is not None
@@ -164,7 +163,7 @@ class Subscriptions:
     def answer(
         self, method: str, path: bytes, query: Mapping[str, str]
     ) -> Coroutine[None, None, Answer] | Hook | Answer:
-        """A request below the path of a subscribed webhook: the hook it is a delivery for, or its answer."""
+        """A request to where a hub calls back, or did: the hook it is a delivery for, or its answer."""
         keeper = self._callbacks.get(path)
         if method == "GET":
             return problem(404, "nothing was asked for here") if keeper is None else _confirm(keeper, query)

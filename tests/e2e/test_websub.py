@@ -248,8 +248,11 @@ async def test_a_pending_subscription_is_confirmed_for_its_own_topic_and_callbac
 @story
 async def test_what_is_posted_to_an_unknown_callback_is_410() -> None:
     async with subscribed() as (hub, gate, wish), gate.watch("/feed/events") as viewer:
-        for path in ("/hooks/feed/guess", "/hooks/feed/", urlsplit(wish.callback).path + "x"):
+        known = urlsplit(wish.callback).path
+        for path in ("/hooks/feed/" + "x" * 24, known[:-1] + ("a" if known[-1] != "a" else "b")):
             assert (await gate.ask("POST", path, body=b"1")).status == 410
+        for path in ("/hooks/feed/guess", "/hooks/feed/", known + "x"):
+            assert (await gate.ask("POST", path, body=b"1")).status == 404, "no route has it, and no hub was given it"
         await hub.publish(hub.topic(), b"2")
         assert (await viewer.event()).data == "2"
 

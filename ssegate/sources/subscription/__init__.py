@@ -3,6 +3,7 @@
 from ssegate.sources.subscription.graph import GraphProvider as GraphProvider
 from ssegate.sources.subscription.keeper import Keeper as Keeper
 from ssegate.sources.subscription.keeper import Status as Status
+from ssegate.sources.subscription.ledger import TOKEN_LENGTH as TOKEN_LENGTH
 from ssegate.sources.subscription.ledger import Ledger as Ledger
 from ssegate.sources.subscription.ledger import Record as Record
 from ssegate.sources.subscription.provider import Provider as Provider

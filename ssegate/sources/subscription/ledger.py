@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 FILE = "subscriptions.json"
 
+TOKEN_LENGTH = 24
+"""Characters of a token, of six bits each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -77,7 +80,7 @@ class Ledger:
         known = self.get(at, definition) or self._claimed.get(at)
         if known is not None and known.definition == definition:
             return known
-        token = secrets.token_urlsafe(18) if kind == "websub" else ""
+        token = secrets.token_urlsafe(TOKEN_LENGTH * 6 // 8) if kind == "websub" else ""
         record = Record(definition, kind, make_secret(), token, _below(callback, token) if token else callback)
         self._claimed[at] = record
         return record
