@@ -25,6 +25,7 @@ _FORM = "application/x-www-form-urlencoded"
 _ESCAPED = re.compile(r"\\(.)")
 _BATCH = "application/cloudevents-batch+json"
 _NO_QUERY: Mapping[str, str] = {}
+_CREDENTIALS = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"x-gitlab-token"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +65,39 @@ def read_messages(delivery: Delivery) -> Sequence[Message]:
     Raises `RejectedError`: 415 when the body is compressed, 400 when it is not what its content type says. Nothing of it is
     quoted.
     """
-    named, body = read_headers(delivery), delivery.body
+    named, body, query = read_headers(delivery), delivery.body, read_query(delivery)
     kind = media_type(named.get("content-type", ""))
     if kind == _EVENT:
-        return (_cloud_event(read_json(body), named, delivery.query, as_text(body)),)
+        return (_cloud_event(read_json(body), named, query, as_text(body)),)
     if kind == _BATCH:
-        return _batch(read_json(body), named, delivery.query)
+        return _batch(read_json(body), named, query)
     if "ce-specversion" in named:
         value = _read(kind, body) if body else None
-        facts = message_facts("" if value is None else value, {**named, **_attributes(named)}, delivery.query)
+        facts = message_facts("" if value is None else value, {**named, **_attributes(named)}, query)
         return (Message({**facts, "data": value}, as_text(body)),)
     value = _read(kind, body)
-    return (Message(message_facts(value, named, delivery.query), as_text(body)),)
+    return (Message(message_facts(value, named, query), as_text(body)),)
 
 
 def read_headers(delivery: Delivery) -> dict[str, str]:
-    """The headers as an expression sees them. Raises `RejectedError` 415 when they say that the body is compressed."""
+    """The headers as an expression sees them: all but those by which a sender proves itself, since an event may be made of them.
+
+    Raises `RejectedError` 415 when they say that the body is compressed.
+    """
     if (delivery.headers.get("content-encoding") or "").strip().lower() not in ("", "identity"):
         raise RejectedError(415, "the body is compressed; send it as it is")
     headers = delivery.headers
     return {
         name.decode("latin-1"): value.decode("latin-1")
         for name, (_, value) in zip(headers.names, headers.raw, strict=True)
+        if name not in _CREDENTIALS
     }
+
+
+def read_query(delivery: Delivery) -> Mapping[str, str]:
+    """The query as an expression sees it."""
+    query = delivery.query
+    return query if "access_token" not in query else {k: v for k, v in query.items() if k != "access_token"}
 
 
 def message_facts(body: object, headers: Mapping[str, str], query: Mapping[str, str]) -> dict[str, object]:

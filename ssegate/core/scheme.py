@@ -24,6 +24,7 @@ from ssegate.core.delivery import (
     read_headers,
     read_json,
     read_messages,
+    read_query,
     write_json,
 )
 from ssegate.core.document import decode
@@ -381,7 +382,10 @@ class CloudEvents(Token):
 
 
 class MicrosoftGraph(Scheme):
-    """`clientState` of each notification in `value`; `validationToken` in the query asks whether we are there."""
+    """`clientState` of each notification in `value`; `validationToken` in the query asks whether we are there.
+
+    A notification is an event without its `clientState`.
+    """
 
     name = "msgraph"
 
@@ -404,11 +408,12 @@ class MicrosoftGraph(Scheme):
         return "" if items else "the body has no notification, and so no `clientState`"
 
     def messages(self, delivery: Delivery) -> Sequence[Message]:
-        headers = read_headers(delivery)
-        return [
-            Message(message_facts(item, headers, delivery.query), write_json(item, "a notification"))
-            for item in _notifications(delivery)
+        headers, query = read_headers(delivery), read_query(delivery)
+        # Without what proves it: a viewer who knew that could make notifications of its own.
+        items = [
+            {name: value for name, value in item.items() if name != "clientState"} for item in _notifications(delivery)
         ]
+        return [Message(message_facts(item, headers, query), write_json(item, "a notification")) for item in items]
 
     def kind_of(self, message: Message) -> str:
         return message.member("lifecycleEvent") or message.member("changeType")

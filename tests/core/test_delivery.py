@@ -389,3 +389,15 @@ def test_whatever_an_attribute_is_it_is_the_same_in_each_mode(value: str) -> Non
     modes = [attributes(the_message(delivery)) for delivery in (binary(event), structured(event), batched([event]))]
     assert [mode["ce-subject"] for mode in modes] == [value] * 3
     assert [mode["ce-ext1"] for mode in modes] == [value] * 3
+
+
+# What is not shown
+
+
+def test_an_expression_does_not_see_what_proves_the_sender() -> None:
+    """An event may be made of all headers, and goes to whoever watches."""
+    proofs = [(b"Authorization", b"Bearer s3cret"), (b"COOKIE", b"s3cret"), (b"X-Gitlab-Token", b"s3cret")]
+    headers = Headers([*proofs, (b"X-Kind", b"push"), (b"Content-Type", b"application/json")])
+    (message,) = read_messages(Delivery(headers, b"{}", {"access_token": "s3cret", "channel": "7"}))
+    assert message.facts["headers"] == {"x-kind": "push", "content-type": "application/json"}
+    assert message.facts["query"] == {"channel": "7"}
