@@ -14,6 +14,18 @@ EDGES = (
 )
 
 
+NOT_ABOUT_TLS = ("test_convergence", "test_lifecycle", "test_polling")
+"""Modules whose matter is not how bytes are carried: over TLS they run with the long ones, HTTP/2 they meet without it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let those be long before they are chosen by their marks."""
+    for item in items:
+        if item.path.stem in NOT_ABOUT_TLS and "native-tls" in item.name:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(params=EDGES, ids=lambda edge: edge.id)
 def edge(request: pytest.FixtureRequest) -> Edge:
     """Each edge in turn. This is the only place that knows which there are."""

@@ -199,7 +199,7 @@ class Client:
 KINDS = (("/snapshot", apply_snapshot), ("/patch", apply_patch), ("/merge", apply_merge), ("/items", apply_items))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 @story
 async def test_clients_that_are_cut_and_slowed_at_random_converge(edge: Edge, seed: int) -> None:
     dice = random.Random(seed)
