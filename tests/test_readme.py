@@ -14,7 +14,9 @@ import yaml
 from ssegate.admin.metrics import Metrics
 from ssegate.cli import COMMANDS, main
 from ssegate.config import parse_config
-from ssegate.config.model import REST_METHODS, Config, Keys, Model
+from ssegate.config.model import Config
+from ssegate.config.types import Keys, Model
+from ssegate.config.webhook import REST_METHODS
 from ssegate.service import Service
 
 ROOT = Path(__file__).parent.parent

@@ -7,11 +7,9 @@ from typing import Any
 
 from ssegate.cli.loading import load
 from ssegate.cli.options import add_config, duration
+from ssegate.cli.shown import from_here
 from ssegate.cli.terminal import complain
-from ssegate.config import Address
 from ssegate.errors import UpstreamError
-
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (looked for, not listened on)
 
 
 def register(commands: Any) -> None:
@@ -41,7 +39,7 @@ def _url(config: str | None) -> str | None:
     if not admin.listen.port:
         complain("the admin listener's port is chosen when it starts; name a URL")
         return None
-    return f"http://{Address(_ANYWHERE.get(admin.listen.host, admin.listen.host), admin.listen.port)}/readyz"
+    return f"http://{from_here(admin.listen)}/readyz"
 
 
 def _ask(url: str, timeout: float) -> int:

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from ssegate.cli.http import Posted, checked_url, post
 from ssegate.cli.loading import load
 from ssegate.cli.options import add_config, header, pair
-from ssegate.cli.shown import masked
+from ssegate.cli.shown import from_here, masked
 from ssegate.cli.terminal import complain, paint, printable
 from ssegate.config import Config
 from ssegate.config.explain import did_you_mean
@@ -35,8 +35,6 @@ UNREACHABLE = 69
 TIMEOUT = 10.0
 """Seconds to wait for the gate's answer."""
 
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (looked for, not listened on)
-
 Fed = PollRoute | WebhookRoute
 
 
@@ -54,7 +52,9 @@ def register(commands: Any) -> None:
         "Exits with 1 when it is refused, and with 69 when the gate cannot be reached.",
         epilog="ssegate send /repos/ann/tea/events --event push, or ssegate send '/repos/{owner}/{repo}/events' --data @push.json",
     )
-    parser.add_argument("route", metavar="ROUTE", help="its path as in the file, or a path that it answers")
+    parser.add_argument(
+        "route", metavar="ROUTE", help="its path as in the file, or a path that it answers, or its `at`"
+    )
     parser.add_argument("--event", metavar="KIND", default="", help="the kind of the event, where the sender says that")
     parser.add_argument("--data", metavar="TEXT|@FILE|-", help="the body: as it is, of a file, or of standard input")
     parser.add_argument(
@@ -124,7 +124,8 @@ def _find(table: Table, text: str) -> tuple[Fed, dict[str, str]]:
     """The webhook route of that path, or the one that answers it, with the parameters the path has then."""
     fed = [route for route in table.routes if not isinstance(route, ProxyRoute) and route.inlet is not None]
     for route in fed:
-        if route.route.path == text:
+        assert route.route.webhook is not None
+        if text in (route.route.path, route.route.webhook.at):
             return route, {}
     found = Router([route_entry(route.route, route) for route in fed]).match(
         "GET", quote(text, safe="%/~:@!$&'()*+,;=").encode(), "text/event-stream"
@@ -189,8 +190,7 @@ def _url(config: Config, hook: Hook, to: str | None) -> str:
     listen = config.server.listen
     if not listen.port:
         raise _UsageError("the gate's port is chosen by the system; say by --to where it is")
-    host = _ANYWHERE.get(listen.host, listen.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}{hook.at}"
+    return f"http://{from_here(listen)}{hook.at}"
 
 
 def _is_json(body: bytes) -> bool:

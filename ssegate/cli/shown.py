@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ssegate.config import Config, Route
+from ssegate.config import Address, Config, Route
 from ssegate.config.values import format_duration
 from ssegate.core.template import Template, percent_encode
 
 HIDDEN = "***"
 
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (looked for, not listened on)
+
 _SECRET_FIELD = re.compile(r"(?<=[?&])([^=&]*(?:token|key|secret|passw|signature|auth)[^=&]*)=[^&]*", re.IGNORECASE)
+
+
+def from_here(address: Address) -> Address:
+    """Where a listener is reached from this machine, also one that listens everywhere."""
+    return Address(_ANYWHERE.get(address.host, address.host), address.port)
 
 
 def masked(target: str) -> str:

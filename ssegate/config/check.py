@@ -8,8 +8,9 @@ from collections.abc import Mapping as Environ
 from ssegate.config.document import Mapping, Path
 from ssegate.config.explain import did_you_mean, nearest
 from ssegate.config.listening import check_listening, resolve_server
-from ssegate.config.model import REST_NAMES, SECRET_KEYS, Config, RestCall, Route, SubscribeRest, Webhook
+from ssegate.config.model import Config, Route
 from ssegate.config.tree import Part, Tree
+from ssegate.config.webhook import REST_NAMES, SECRET_KEYS, RestCall, SubscribeRest, Webhook
 from ssegate.core.routing import Entry, PathPattern, conflicts
 from ssegate.core.template import Template
 

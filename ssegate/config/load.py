@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 from ssegate.config.check import check_config, resolve_config
 from ssegate.config.document import MAX_BYTES, Path, decode, read_document
 from ssegate.config.explain import nearest
-from ssegate.config.model import Config, Keys, Model
+from ssegate.config.model import Config
 from ssegate.config.tree import Tree
+from ssegate.config.types import Keys, Model
 from ssegate.config.values import ValueFault, wrong_type
 from ssegate.errors import ConfigError, Problem
 

@@ -7,140 +7,65 @@ The docstring below a key is its description in the JSON Schema and in the manua
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    GetJsonSchemaHandler,
     PlainValidator,
     PrivateAttr,
-    SecretStr,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
     model_validator,
 )
-from pydantic_core import CoreSchema
 
 from ssegate.config import values
+from ssegate.config.types import (
+    DURATION_SCHEMA,
+    TEXT_SCHEMA,
+    Boolean,
+    Cidr,
+    Count,
+    Duration,
+    DurationOrZero,
+    GoneStatus,
+    JMESPath,
+    Keys,
+    Listen,
+    Model,
+    Pattern,
+    Pointer,
+    Rate,
+    RoutePath,
+    Secret,
+    ShortForm,
+    Size,
+    StreamCount,
+    Text,
+    UrlTemplate,
+    hidden,
+    is_host,
+    read_path,
+    read_template,
+    said_url,
+)
 from ssegate.config.values import (
     Address,
     Every,
     Expanded,
-    Expression,
-    Network,
     ValueFault,
-    kind_of,
     plain,
     said,
     wrong_type,
 )
+from ssegate.config.webhook import Webhook
 from ssegate.core.event import RESERVED_TYPES
-from ssegate.core.routing import PathPattern
-from ssegate.core.scheme import standard_key
 from ssegate.core.template import Template
-
-GATE_PATHS = "/_ssegate/"
-"""Paths that begin so are the gate's own."""
-
-# A type of a key: what it becomes, how it is read, and what the JSON Schema says of it.
-
-_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
-_DURATION = {"type": "string", "pattern": values.DURATION_PATTERN}
-_SIZE = {"type": "string", "pattern": values.SIZE_PATTERN}
-
-Text = Annotated[str, PlainValidator(values.read_text), WithJsonSchema(_TEXT)]
-AnyText = Annotated[str, PlainValidator(values.read_any_text), WithJsonSchema({"type": "string"})]
-Line = Annotated[str, PlainValidator(values.read_line), WithJsonSchema(_TEXT)]
-Boolean = Annotated[bool, PlainValidator(values.read_boolean), WithJsonSchema({"type": "boolean"})]
-Count = Annotated[int, PlainValidator(values.read_count), WithJsonSchema({"type": "integer", "minimum": 1})]
-StreamCount = Annotated[
-    int,
-    PlainValidator(values.read_stream_count),
-    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": values.MAX_STREAMS}),
-]
-Rate = Annotated[float, PlainValidator(values.read_rate), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
-Duration = Annotated[float, PlainValidator(values.read_duration), WithJsonSchema(_DURATION)]
-DurationOrZero = Annotated[float, PlainValidator(values.read_duration_or_zero), WithJsonSchema(_DURATION)]
-Size = Annotated[int, PlainValidator(values.read_size), WithJsonSchema(_SIZE)]
-Listen = Annotated[
-    Address,
-    PlainValidator(values.read_address),
-    WithJsonSchema({"type": "string", "pattern": r":[0-9]{1,5}$|^none$|\$\{"}),
-]
-Cidr = Annotated[Network, PlainValidator(values.read_network), WithJsonSchema(_TEXT)]
-HeaderName = Annotated[str, PlainValidator(values.read_header_name), WithJsonSchema(_TEXT)]
-Pattern = Annotated[re.Pattern[str], PlainValidator(values.read_pattern), WithJsonSchema(_TEXT)]
-Pointer = Annotated[str, PlainValidator(values.read_pointer), WithJsonSchema({"type": "string"})]
-JMESPath = Annotated[Expression, PlainValidator(values.read_expression), WithJsonSchema(_TEXT)]
-GoneStatus = Annotated[
-    int, PlainValidator(values.read_gone_status), WithJsonSchema({"type": "integer", "minimum": 201, "maximum": 599})
-]
-
-
-def _read_secret(value: object) -> SecretStr:
-    return SecretStr(values.read_line(_hidden(value)))
-
-
-def _hidden(value: object) -> object:
-    """Let no message quote it."""
-    return Expanded(value, value) if isinstance(value, str) else value
-
-
-def _read_secrets(value: object) -> tuple[SecretStr, ...]:
-    if not isinstance(value, tuple):
-        return (_read_secret(value),)
-    if not value:
-        raise ValueFault("value", "empty; write a secret, or several while one replaces the other")
-    return tuple(_read_secret(item) for item in value)
-
-
-Secret = Annotated[SecretStr, PlainValidator(_read_secret), WithJsonSchema(_TEXT)]
-Secrets = Annotated[
-    tuple[SecretStr, ...],
-    PlainValidator(_read_secrets),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}),
-]
-
-
-class Keys:
-    """Marks a key that is read into a plain value with the model of the mapping it may be written as."""
-
-    def __init__(self, model: type[Model]) -> None:
-        self.model = model
-
-
-class ShortForm:
-    """Adds to the JSON Schema of a mapping what may stand in its place."""
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self.schema = schema
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [self.schema, handler(core)]}
-
-
-class Model(BaseModel):
-    """A mapping whose keys are known."""
-
-    stand_ins: ClassVar[Mapping[str, object]] = {}
-    """For each required key a value that is valid, so that the others can be checked when it is missing or wrong."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-        arbitrary_types_allowed=True,
-    )
 
 
 class Drain(Model):
@@ -157,9 +82,9 @@ class ServerTls(Model):
 
     listen: Listen = Address("0.0.0.0", 8443)  # noqa: S104  (a gateway in a container is there to be reached)
     """Its address, `host:port`."""
-    cert: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(_TEXT)] = None
+    cert: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(TEXT_SCHEMA)] = None
     """A PEM file with the certificate and those between it and its authority; read again when it changes."""
-    key: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(_TEXT)] = None
+    key: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(TEXT_SCHEMA)] = None
     """A PEM file with the certificate's private key, without a passphrase; read again when it changes."""
     self_signed: Boolean = False
     """Whether a certificate for this machine is made at each start, in place of `cert` and `key`; for development."""
@@ -188,7 +113,7 @@ class Server(Model):
     """Networks whose `X-Forwarded-*` is believed; from others it is replaced."""
     keep_alive: Duration = 75.0
     """How long an idle connection stays; behind a load balancer longer than its own idle limit."""
-    state_dir: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(_TEXT)] = None
+    state_dir: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(TEXT_SCHEMA)] = None
     """A folder where the ids of webhook subscriptions outlive a restart. Without it they are kept in memory."""
     drain: Drain = Drain()
     """What happens on SIGTERM."""
@@ -249,7 +174,7 @@ class Basic(Model):
 
     stand_ins = {"user": "x", "password": "x"}
 
-    user: Annotated[str, PlainValidator(_read_user), WithJsonSchema(_TEXT)]
+    user: Annotated[str, PlainValidator(_read_user), WithJsonSchema(TEXT_SCHEMA)]
     """The name; it has no colon."""
     password: Secret
     """The password."""
@@ -280,7 +205,7 @@ def _read_file_name(value: object) -> str:
 class Tls(Model):
     """How an upstream's certificate is checked."""
 
-    ca: Annotated[str | None, PlainValidator(_read_file_name), WithJsonSchema(_TEXT)] = None
+    ca: Annotated[str | None, PlainValidator(_read_file_name), WithJsonSchema(TEXT_SCHEMA)] = None
     """A file with the certificates of authorities to trust in place of the system's."""
     verify: Boolean = True
     """Whether the certificate is checked at all."""
@@ -298,7 +223,7 @@ def _read_sent_header(value: str) -> str:
 
 def _read_header_value(value: object) -> str:
     # A header may carry a token, so its value is never quoted.
-    text = values.read_any_text(_hidden(value))
+    text = values.read_any_text(hidden(value))
     if re.search(r"[^\t\x20-\x7e\x80-\xff]", text):
         raise ValueFault("value", "a header's value holds no line end, control character or other script")
     return text
@@ -311,23 +236,17 @@ def _read_url(value: object) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ValueFault("value", f"{_said_url(value)} is not a URL; write http://host:port") from None
+        raise ValueFault("value", f"{said_url(value)} is not a URL; write http://host:port") from None
     if "@" in parts.netloc:
         raise ValueFault("value", "a URL holds no user or password; use auth: basic")
     if parts.scheme not in ("http", "https") or "://" not in text:
-        raise ValueFault("value", f"{_said_url(value)} is not a URL; let it begin with http:// or https://")
+        raise ValueFault("value", f"{said_url(value)} is not a URL; let it begin with http:// or https://")
     if "?" in text or "#" in text:
-        raise ValueFault("value", f"{_said_url(value)}: an upstream has no query and no fragment; leave them out")
+        raise ValueFault("value", f"{said_url(value)}: an upstream has no query and no fragment; leave them out")
     host = parts.hostname or ""
-    if port == 0 or parts.netloc.endswith(":") or not _is_host(parts.netloc, host):
-        raise ValueFault("value", f"{_said_url(value)} names no host; write http://host:port")
+    if port == 0 or parts.netloc.endswith(":") or not is_host(parts.netloc, host):
+        raise ValueFault("value", f"{said_url(value)} names no host; write http://host:port")
     return _checked_prefix(value, text.removesuffix("/"), parts.path)
-
-
-def _is_host(netloc: str, host: str) -> bool:
-    if not netloc.startswith("["):
-        return bool(values.HOST.fullmatch(host))
-    return values.is_ipv6(host) and re.fullmatch(r"\[[^\[\]]*\](:[0-9]+)?", netloc) is not None
 
 
 def _checked_prefix(value: object, url: str, path: str) -> str:
@@ -338,15 +257,8 @@ def _checked_prefix(value: object, url: str, path: str) -> str:
                 raise ValueError("write single slashes and no { }")
     except ValueError as error:
         reason = "" if isinstance(value, Expanded) else f": {error}"
-        raise ValueFault("value", f"{_said_url(value)} has a path that cannot be a prefix{reason}") from None
+        raise ValueFault("value", f"{said_url(value)} has a path that cannot be a prefix{reason}") from None
     return url
-
-
-def _said_url(value: object) -> str:
-    """As `said`, but no user, no password and no query: they may be secrets."""
-    if isinstance(value, Expanded) or "@" in str(value):
-        return "this"
-    return said(re.split(r"[?#]", str(value))[0])
 
 
 class Upstream(Model):
@@ -369,7 +281,7 @@ class Upstream(Model):
         Annotated[str, PlainValidator(_read_header_value), WithJsonSchema({"type": "string"})],
     ] = Field(default={}, repr=False)
     """Headers added to every request."""
-    host: Annotated[str, PlainValidator(values.read_host_name), WithJsonSchema(_TEXT)] = "preserve"
+    host: Annotated[str, PlainValidator(values.read_host_name), WithJsonSchema(TEXT_SCHEMA)] = "preserve"
     """The `Host` of proxied requests: the viewer's (`preserve`), or a name of its own. Polls use the URL's."""
     auth: Auth | None = None
     """The gate's own credentials, sent with polls; not where a route forwards `authorization`, nor with what passes through."""
@@ -402,7 +314,7 @@ class Cors(Model):
     stand_ins = {"origins": ("https://localhost",)}
 
     origins: Annotated[
-        tuple[Annotated[str, PlainValidator(_read_origin), WithJsonSchema(_TEXT)], ...], Field(min_length=1)
+        tuple[Annotated[str, PlainValidator(_read_origin), WithJsonSchema(TEXT_SCHEMA)], ...], Field(min_length=1)
     ]
     """Origins, exact or with `*.` before the host, such as `https://*.example.com`; or `"*"` for all."""
     credentials: Boolean = False
@@ -497,81 +409,9 @@ def _read_forwarded(value: object) -> str:
     return name
 
 
-def _read_url_template(value: object) -> str:
-    text = values.read_line(value)
-    try:
-        Template(text).check_url()
-    except ValueError as error:
-        raise _broken_template(value, error) from None
-    return text
-
-
-def _read_template(value: object) -> str:
-    text = values.read_line(value)
-    try:
-        Template(text)
-    except ValueError as error:
-        raise _broken_template(value, error) from None
-    return text
-
-
-def _broken_template(value: object, error: ValueError) -> ValueFault:
-    # The error quotes a part of the text.
-    return ValueFault("template", f"{said(value)} is not a template" if isinstance(value, Expanded) else str(error))
-
-
-def _read_path(value: object) -> str:
-    text = values.read_line(value)
-    try:
-        PathPattern(text, allow_rest=True)
-    except ValueError as error:
-        raise _broken_template(value, error) from None
-    if (text + "/").startswith(GATE_PATHS):
-        raise ValueFault("value", f"paths that begin with {GATE_PATHS} are the gate's own; take another")
-    return text
-
-
-def _read_literal_path(value: object) -> str:
-    text = _read_path(value)
-    if PathPattern(text, allow_rest=True).parameters:
-        raise ValueFault("template", "a webhook's path has no parameters; `match` takes them out of the body")
-    return text
-
-
-_UrlTemplate = Annotated[
-    str, PlainValidator(_read_url_template), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})
-]
-
-REST_NAMES = ("callback", "secret", "id")
-"""What the templates of a `rest` subscription may name, beside `env.X`."""
-
-
-def _read_rest_body(value: object) -> object:
-    """JSON whose texts are templates."""
-    if isinstance(value, dict):
-        return {name: _read_rest_body(item) for name, item in value.items()}
-    if isinstance(value, tuple):
-        return [_read_rest_body(item) for item in value]
-    found = plain(value)
-    if isinstance(value, Expanded):
-        return found.replace("{", "{{").replace("}", "}}") if isinstance(found, str) else found
-    return _read_any_template(found) if isinstance(found, str) else found
-
-
-def _read_any_template(text: str) -> str:
-    try:
-        Template(text)
-    except ValueError as error:
-        raise ValueFault("template", str(error)) from None
-    return text
-
-
-_Path = Annotated[str, PlainValidator(_read_path), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]
-
-
 def _read_after_write(value: object) -> bool | tuple[str, ...]:
     if isinstance(value, tuple):
-        return tuple(_read_path(item) for item in value)
+        return tuple(read_path(item) for item in value)
     found = plain(value)
     if not isinstance(found, bool):
         raise ValueFault(
@@ -587,20 +427,20 @@ class Poll(Model):
 
     upstream: Text = ""
     """Which upstream is asked; may be left out when there is only one."""
-    get: _UrlTemplate
+    get: UrlTemplate
     """The path and query to ask for, a template: `/orders/{id}?status={query.status}`."""
     every: Annotated[
         Every,
         Keys(_EveryKeys),
         PlainValidator(_read_every),
-        WithJsonSchema({"anyOf": [_DURATION, _EveryKeys.model_json_schema()]}),
+        WithJsonSchema({"anyOf": [DURATION_SCHEMA, _EveryKeys.model_json_schema()]}),
     ] = Every(5.0, 5.0)
     """How often: `2s`, or `{min: 2s, max: 30s}`, which slows down while nothing changes."""
     linger: DurationOrZero = 30.0
     """How long polling goes on after the last viewer has left."""
     conditional: Boolean = True
     """Whether `If-None-Match` and `If-Modified-Since` are sent."""
-    forward: tuple[Annotated[str, PlainValidator(_read_forwarded), WithJsonSchema(_TEXT)], ...] = ()
+    forward: tuple[Annotated[str, PlainValidator(_read_forwarded), WithJsonSchema(TEXT_SCHEMA)], ...] = ()
     """Headers of the viewer that are sent along; the topic is then private to their values."""
     select: JMESPath | None = None
     """What of the JSON body is the state. Without it all of it is."""
@@ -613,325 +453,11 @@ class Poll(Model):
     after_write: Annotated[
         bool | tuple[str, ...],
         PlainValidator(_read_after_write),
-        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": _TEXT}]}),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": TEXT_SCHEMA}]}),
     ] = False
     """Whether to poll at once after a successful write through the gate: `true` for its own path, or a list of paths."""
     items: Items | None = None
     """For `emit: {as: items}`: where the list is."""
-
-
-class Hmac(Model):
-    """A signature over the raw body."""
-
-    stand_ins = {"header": "x"}
-
-    secret: Secrets | None = None
-    """The shared secret; two while one replaces the other."""
-    header: HeaderName
-    """The header that carries the signature."""
-    algorithm: Annotated[
-        Literal["sha256", "sha512", "sha1"], BeforeValidator(values.choice("sha256", "sha512", "sha1"))
-    ] = "sha256"
-    """The hash."""
-    encoding: Annotated[Literal["hex", "base64"], BeforeValidator(values.choice("hex", "base64"))] = "hex"
-    """How the signature is written."""
-    prefix: AnyText = ""
-    """What stands before it, such as `sha256=`."""
-
-
-class Shared(Model):
-    """A secret that the sender has too."""
-
-    secret: Secrets | None = None
-    """The shared secret; two while one replaces the other. May be left out beside a `subscribe`, for one that the gate makes."""
-
-
-def _read_standard_secrets(value: object) -> tuple[SecretStr, ...]:
-    secrets = _read_secrets(value)
-    for secret in secrets:
-        try:
-            standard_key(secret.get_secret_value())
-        except ValueError as error:
-            raise ValueFault("value", str(error)) from None
-    return secrets
-
-
-class SharedStandard(Model):
-    """A secret of Standard Webhooks."""
-
-    secret: Annotated[
-        tuple[SecretStr, ...] | None,
-        PlainValidator(_read_standard_secrets),
-        WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}),
-    ] = None
-    """The shared secret, `whsec_` and base64; two while one replaces the other. May be left out beside a `subscribe`."""
-
-
-class SharedToken(Model):
-    """A token that the sender shows."""
-
-    token: Secrets | None = None
-    """`Authorization: Bearer`, or `access_token` in the query, equals this; two while one replaces the other."""
-
-
-class SharedState(Model):
-    """What Microsoft Graph repeats in each notification."""
-
-    client_state: Secrets | None = None
-    """The subscription's `clientState`; two while one replaces the other. May be left out beside a `subscribe`."""
-
-
-class Verify(Model):
-    """How a delivery proves where it comes from; without any key it is `none`."""
-
-    github: Shared | None = None
-    """GitHub: `X-Hub-Signature-256`."""
-    gitlab: Shared | None = None
-    """GitLab: `X-Gitlab-Token`."""
-    stripe: Shared | None = None
-    """Stripe: `Stripe-Signature`, with a time."""
-    slack: Shared | None = None
-    """Slack: `X-Slack-Signature`, with a time."""
-    shopify: Shared | None = None
-    """Shopify: `X-Shopify-Hmac-Sha256`."""
-    standard: SharedStandard | None = None
-    """Standard Webhooks: `webhook-signature`, with an id and a time."""
-    cloudevents: SharedToken | None = None
-    """CloudEvents: `Authorization: Bearer` or `access_token`, and the answer to its `OPTIONS`."""
-    msgraph: SharedState | None = None
-    """Microsoft Graph: `clientState`, and the answer to its `validationToken`."""
-    websub: Shared | None = None
-    """WebSub: `X-Hub-Signature`; what does not fit is taken and dropped."""
-    token: Secrets | None = None
-    """`Authorization: Bearer` equals this; two while one replaces the other."""
-    hmac: Hmac | None = None
-    """A header holds a signature over the body."""
-
-    @property
-    def scheme(self) -> str:
-        """Which of the ways it is: the name of its key, or `none`."""
-        return next((name for name in SCHEMES if getattr(self, name) is not None), "none")
-
-    @property
-    def secrets(self) -> tuple[SecretStr, ...] | None:
-        """What is shared with the sender; None when it is not said, and for `none`."""
-        way = getattr(self, self.scheme, None)
-        if isinstance(way, SharedToken):
-            return way.token
-        if isinstance(way, SharedState):
-            return way.client_state
-        return way.secret if isinstance(way, Hmac | Shared | SharedStandard) else way
-
-
-SCHEMES = tuple(Verify.model_fields)
-"""The ways to verify beside `none`."""
-
-SECRET_KEYS = {"cloudevents": "token", "msgraph": "client_state"}
-"""Where a scheme has its secret, if not in `secret`."""
-
-
-def _read_verify(value: object, read: ValidatorFunctionWrapHandler) -> Verify:
-    if plain(value) == "none":
-        return Verify()
-    if not isinstance(value, dict):
-        # It may be a secret in the wrong place, so it is not quoted.
-        raise ValueFault(
-            "type", f"{kind_of(value)} is no way to verify; write none, {{token: …}} or {{github: {{secret: …}}}}"
-        )
-    verify: Verify = read(value)
-    if len([name for name in SCHEMES if getattr(verify, name) is not None]) != 1:
-        raise ValueFault("value", f"write one of none, {', '.join(SCHEMES)}")
-    return verify
-
-
-class Dedupe(Model):
-    """By what a second delivery of the same event is known."""
-
-    by: JMESPath | None = None
-    """Where its id is found in `{body, headers, params, query}`. Without it where the scheme has it."""
-    age: Duration = 86400.0
-    """How long ids are remembered, at most 100,000 of them."""
-
-
-def _read_web_url(value: object) -> str:
-    """A whole URL, with path and query; no template."""
-    text = values.read_line(value)
-    try:
-        parts = urlsplit(text)
-        is_good = parts.scheme in ("http", "https") and _is_host(parts.netloc, parts.hostname or "") and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good or "@" in parts.netloc or "#" in text or not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueFault(
-            "value", f"{_said_url(value)} is not a URL of the web; write https://host/path, without user and `#`"
-        )
-    return text
-
-
-_WebUrl = Annotated[
-    str, PlainValidator(_read_web_url), WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{"})
-]
-
-
-class SubscribeWebSub(Model):
-    """A topic whose hub tells what is new (W3C WebSub)."""
-
-    stand_ins = {"topic": "http://localhost/"}
-
-    topic: _WebUrl
-    """The topic's URL; its hub is found there."""
-    lease: Duration = 86400.0
-    """How long the hub is asked to go on. It is asked again before that ends."""
-
-
-_CHANGES = ("created", "updated", "deleted")
-
-
-class SubscribeGraph(Model):
-    """A subscription of Microsoft Graph. The upstream's `url` is `https://graph.microsoft.com/v1.0`, and it has an `auth`."""
-
-    stand_ins = {"resource": "x"}
-
-    resource: Line
-    """What is watched: `/users/{id}/messages` in Graph's words, without templates."""
-    change: Annotated[tuple[Annotated[str, BeforeValidator(values.choice(*_CHANGES))], ...], Field(min_length=1)] = (
-        _CHANGES
-    )
-    """Which changes are told: `created`, `updated`, `deleted`."""
-    expires: Duration = 3600.0
-    """How long it lasts. It is renewed before that ends."""
-
-
-class RestCall(Model):
-    """A request to the backend, made of a method and a path."""
-
-    post: _UrlTemplate | None = None
-    """The path to `POST` to, a template of `{callback}`, `{secret}`, `{id}` and `{env.X}`."""
-    put: _UrlTemplate | None = None
-    """The path to `PUT` to."""
-    patch: _UrlTemplate | None = None
-    """The path to `PATCH`."""
-    get: _UrlTemplate | None = None
-    """The path to `GET`."""
-    delete: _UrlTemplate | None = None
-    """The path to `DELETE`."""
-    body: Annotated[Any, PlainValidator(_read_rest_body), WithJsonSchema({})] = Field(default=None, repr=False)
-    """What is sent, as JSON; its texts are templates."""
-
-    @property
-    def method(self) -> str:
-        """In capitals."""
-        return next(name for name in REST_METHODS if getattr(self, name) is not None).upper()
-
-    @property
-    def path(self) -> str:
-        """The template."""
-        path: str = getattr(self, self.method.lower())
-        return path
-
-    @model_validator(mode="after")
-    def _just_one(self) -> RestCall:
-        if len([name for name in REST_METHODS if getattr(self, name) is not None]) != 1:
-            raise ValueFault("value", f"write one of {', '.join(REST_METHODS)}, with the path")
-        return self
-
-
-REST_METHODS = ("post", "put", "patch", "get", "delete")
-
-
-class RestCreate(RestCall):
-    """How a subscription is made."""
-
-    id: JMESPath | None = None
-    """Where in the answer, `{body, headers}`, the subscription's id is: `{id}` in `renew` and `delete`."""
-
-
-class RestRenew(RestCall):
-    """How a subscription is kept alive; an answer 404 or 410 means that the backend has forgotten it."""
-
-    stand_ins = {"every": "1h"}
-
-    every: Duration
-    """How often."""
-
-
-class SubscribeRest(Model):
-    """A backend with an API of its own for webhooks."""
-
-    stand_ins = {"create": {"post": "/"}}
-
-    create: RestCreate
-    """How the subscription is made."""
-    renew: RestRenew | None = None
-    """How it is kept alive. Without it, it is made once."""
-    delete: RestCall | None = None
-    """How it is removed."""
-
-
-class Subscribe(Model):
-    """How the gate asks the backend for its webhooks."""
-
-    upstream: Text = ""
-    """Which upstream is asked, by `msgraph` and `rest`; may be left out when there is only one."""
-    websub: SubscribeWebSub | None = None
-    """A WebSub hub."""
-    msgraph: SubscribeGraph | None = None
-    """Microsoft Graph."""
-    rest: SubscribeRest | None = None
-    """An API of the backend's own."""
-    keep: Boolean = False
-    """Whether the subscription is left in place when the gate goes down."""
-
-    @property
-    def kind(self) -> Literal["websub", "msgraph", "rest"]:
-        """Which of the ways it is."""
-        if self.websub is not None:
-            return "websub"
-        return "rest" if self.msgraph is None else "msgraph"
-
-    @model_validator(mode="after")
-    def _just_one(self) -> Subscribe:
-        if len([way for way in (self.websub, self.msgraph, self.rest) if way is not None]) != 1:
-            raise ValueFault("value", "write one of websub, msgraph and rest")
-        return self
-
-
-class Webhook(Model):
-    """A delivery that the backend posts, and that becomes an event."""
-
-    stand_ins = {"at": "/"}
-
-    model_config = ConfigDict(
-        json_schema_extra={"required": ["at"], "anyOf": [{"required": ["verify"]}, {"required": ["subscribe"]}]}
-    )
-
-    at: Annotated[str, PlainValidator(_read_literal_path), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]
-    """Where the backend posts; a path of its own, without parameters."""
-    verify: Annotated[Verify | None, WrapValidator(_read_verify), ShortForm({"const": "none"})] = None
-    """How a delivery proves where it comes from. `none` must be written out; only beside a `subscribe` that brings a secret of
-    its own it may be left out: `websub` and `msgraph` have their ways, `rest` with `{secret}` is taken for `standard`."""
-    match: dict[str, JMESPath] = {}
-    """Where each parameter of the route's path is found in `{body, headers, params, query}`."""
-    when: JMESPath | None = None
-    """Which deliveries count: those for which this is true."""
-    then: Annotated[Literal["emit", "poll"] | None, BeforeValidator(values.choice("emit", "poll"))] = None
-    """What a delivery does: `emit`, it is the event; `poll`, beside a `poll`: its topics are polled at once. The default is what
-    fits."""
-    dedupe: Dedupe = Dedupe()
-    """By what a second delivery of the same event is known; on by itself where the scheme has ids."""
-    callback: _WebUrl | None = None
-    """How the backend reaches `at` from where it is: the URL that `subscribe` gives it."""
-    subscribe: Subscribe | None = None
-    """How the gate asks for the deliveries by itself, and keeps them coming."""
-
-    @property
-    def scheme(self) -> str:
-        """By what a delivery proves itself: the name of a key of `verify`, or `none`."""
-        if self.verify is not None:
-            return self.verify.scheme
-        if self.subscribe is None:
-            return "none"
-        return "standard" if self.subscribe.kind == "rest" else self.subscribe.kind
 
 
 def _read_event_name(value: object) -> str:
@@ -941,7 +467,7 @@ def _read_event_name(value: object) -> str:
     return name
 
 
-_EventName = Annotated[str, PlainValidator(_read_event_name), WithJsonSchema(_TEXT)]
+_EventName = Annotated[str, PlainValidator(_read_event_name), WithJsonSchema(TEXT_SCHEMA)]
 
 
 class Names(Model):
@@ -962,7 +488,7 @@ class Names(Model):
 
 
 def _read_event(value: object) -> str:
-    text = _read_template(value)
+    text = read_template(value)
     if text in RESERVED_TYPES:
         raise ValueFault("value", f"{said(value)} is a name of the gate's own; take another")
     return text
@@ -978,7 +504,7 @@ class Emit(Model):
     """`snapshot`: the whole state; `patch`: RFC 6902; `merge`: RFC 7396; `items`: entries added, changed and removed."""
     names: Names = Names()
     """Other names for the events of the form."""
-    event: Annotated[str | None, PlainValidator(_read_event), WithJsonSchema(_TEXT)] = None
+    event: Annotated[str | None, PlainValidator(_read_event), WithJsonSchema(TEXT_SCHEMA)] = None
     """The event's name, a template; webhook routes only."""
     data: JMESPath | None = None
     """What of `{body, headers, params, query}` is the event's data; webhook routes only. Without it the body as it came."""
@@ -996,7 +522,7 @@ class Route(Model):
 
     stand_ins = {"path": "/"}
 
-    path: _Path
+    path: RoutePath
     """The path: `/orders/{id}/events`. A parameter is one whole segment; `{rest:path}` ends a proxy route."""
     params: dict[str, Pattern] = {}
     """Regular expressions that parameters match in full; anything else is 404."""

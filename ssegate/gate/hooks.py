@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, SecretStr
 
-from ssegate.config.model import Config, Webhook
+from ssegate.config.model import Config
+from ssegate.config.webhook import Webhook
 from ssegate.core import scheme as schemes
 from ssegate.core.delivery import Message
 from ssegate.core.scheme import Scheme

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from os import environ
 from typing import TypeVar
 
-from ssegate.config.model import Config, Route, Webhook
+from ssegate.config.model import Config, Route
 from ssegate.config.model import Upstream as UpstreamSettings
+from ssegate.config.webhook import Webhook
 from ssegate.core.detect import Detector, make_detector
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import TopicSettings

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ssegate.config import Address, Config, Every, find_config, load_config, parse_config
 from ssegate.config.load import known_keys
-from ssegate.config.model import Model
+from ssegate.config.types import Model
 from ssegate.errors import ConfigError, Problem
 
 SMALL = """\

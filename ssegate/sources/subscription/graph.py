@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from ssegate.config.model import SubscribeGraph
+from ssegate.config.webhook import SubscribeGraph
 from ssegate.core.document import decode
 from ssegate.core.template import percent_encode
 from ssegate.errors import UndecodableError

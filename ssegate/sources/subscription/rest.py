@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ssegate.config.model import RestCall, SubscribeRest
+from ssegate.config.webhook import RestCall, SubscribeRest
 from ssegate.core.delivery import as_text, is_json, media_type
 from ssegate.core.document import decode
 from ssegate.core.template import Template

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from ssegate.config.model import SubscribeWebSub
+from ssegate.config.webhook import SubscribeWebSub
 from ssegate.core.delivery import media_type
 from ssegate.core.headers import Headers
 from ssegate.sources.subscription.ledger import Record
