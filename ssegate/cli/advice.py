@@ -50,7 +50,7 @@ def _on_route(config: Config, index: int, route: Route) -> Iterator[Problem]:
     if route.webhook is not None and route.webhook.scheme == "none" and _public(config):
         message = (
             f"anybody who reaches {', '.join(map(str, _public(config)))} can make up events; "
-            "verify by a token or an hmac, or listen on 127.0.0.1"
+            "let `verify` name the sender, an hmac or a token, or listen on 127.0.0.1"
         )
         yield Problem(config.source, route.line, 1, "open-webhook", f"routes[{index}].webhook.verify", message)
     subscribe = None if route.webhook is None else route.webhook.subscribe
