@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.safety.harness import Client, GateProcess, Http2Client, get, parse_head, run, trusting, until
+from tests.safety.harness import PATIENCE, Client, GateProcess, Http2Client, get, parse_head, run, trusting, until
 from tests.upstream.scripted import Call, ScriptedUpstream, answer
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\nX-Chosen: yes\r\n\r\n"
@@ -69,8 +69,11 @@ async def extended_connect(client: Http2Client, path: bytes = b"/chat", protocol
 
 async def received(client: Http2Client, stream: int, size: int) -> bytes:
     """So much of what comes through a tunnel."""
-    await client.until(lambda _: len(client.body(stream)) >= size)
-    return client.body(stream)
+    async with asyncio.timeout(PATIENCE):
+        while len(body := client.body(stream)) < size:  # joined once for each piece, not for each event there has been
+            assert not client.is_ended, "the connection ended"
+            await client.receive()
+    return body
 
 
 def test_the_head_of_a_101_reaches_the_client_and_bytes_go_both_ways(native: GateProcess) -> None:
