@@ -116,7 +116,7 @@ class Entry:
 
 
 class Diary:
-    """A ring of entries. Bodies are kept apart from that as long as there is room for them."""
+    """A ring of entries. What is needed to deliver one again is let go of sooner, where it is much."""
 
     def __init__(self, name: str) -> None:
         """`name` is random: an id of another process' diary is none of this one."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ssegate.cli import main
+from ssegate.cli.advice import advise
+from ssegate.config import parse_config
 from tests.config.certificates import make_pair
 
 OPEN_WEBHOOK = """
@@ -90,3 +92,10 @@ def test_a_ca_file_that_holds_no_certificate_is_found(tmp_path: Path, capsys: py
     )
     assert main(["check", file]) == 78
     assert f"{file}: error[value] upstreams.api.tls.ca: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("server", "codes"), [("", ["forgotten"]), ("server: {state_dir: state}\n", [])])
+def test_a_subscription_that_is_kept_and_not_remembered_is_advised_against(server: str, codes: list[str]) -> None:
+    webhook = "at: /h, callback: 'https://g/h', subscribe: {keep: true, websub: {topic: 'https://b/feed'}}"
+    text = f"version: 1\n{server}routes:\n  - {{path: /w, webhook: {{{webhook}}}}}\n"
+    assert [each.code for each in advise(parse_config(text, source="f", environ={}))] == codes

@@ -125,6 +125,11 @@ def test_a_body_comes_from_a_file(stage: Stage, tmp_path: Path) -> None:
     assert (stage.code, '"n": 1' in stage.events[0]) == (0, True)
 
 
+def test_a_route_is_found_by_the_path_of_its_webhook_too(stage: Stage) -> None:
+    stage.run("/hooks/none-id", "--data", '{"id": "17"}')
+    assert (stage.code, len(stage.events)) == (0, 1)
+
+
 def test_a_thin_webhook_is_sent_too(stage: Stage) -> None:
     stage.run("/polled/events")
     assert (stage.code, "0 events, 0 open streams" in stage.out) == (0, True)
