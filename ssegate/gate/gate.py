@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 from collections import Counter
@@ -29,8 +28,6 @@ from ssegate.gate.topics import Topics, Watch
 from ssegate.interfaces import Broker
 from ssegate.sources.subscription import TOKEN_LENGTH, Ledger
 from ssegate.upstream.forwarded import client_address
-
-log = logging.getLogger(__name__)
 
 OWN_PATHS = b"/_ssegate/"
 """Paths that begin so are the gate's own."""
