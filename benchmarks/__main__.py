@@ -14,6 +14,7 @@ import fanout
 import memory
 import polling
 import proxying
+import streams
 import webhooks
 from process import LOAD_CORE, run_here
 from report import FAILURES, HEAD, Options, Row, missing, show
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "bulk": bulk.bulk,
     "polling": polling.polling,
     "webhooks": webhooks.webhooks,
+    "streams": streams.streams,
 }
 FURTHER: dict[str, Callable[[Options], list[Row]]] = {"one-resource": polling.one_resource}
 """Those without a bar: not part of `all`."""

@@ -234,6 +234,13 @@ class Streams:
         for connection in self._connections.values():
             connection.count = 0
 
+    def watch(self, seconds: float) -> int:
+        """Read what comes by itself, for so long; return the number of deliveries."""
+        before, end = self._deliveries, time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.receive(left)
+        return self._deliveries - before
+
     def run_in_waves(self, seconds: float) -> int:
         """Let all posters post at once, and again when all is delivered, for so long; return the number of events.
 

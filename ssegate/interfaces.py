@@ -59,7 +59,8 @@ class Broker(Protocol):
     async def publish(self, update: Update) -> Position:
         """Store the update and give it its place; it is stored and ordered before this returns.
 
-        An update that takes no offset (`is_numbered` is false) is spread in order too and gets the head's position.
+        An update that takes no offset (`is_numbered` is false) is spread in order too and gets the head's position; a `RESET`
+        gets the place before the first event of a new epoch, and what was stored of the topic before is no longer replayed.
         Raises `BrokerError` when it could not be stored: then it was delivered to nobody.
         """
         ...

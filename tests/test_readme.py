@@ -14,9 +14,9 @@ import yaml
 from ssegate.admin.metrics import Metrics
 from ssegate.cli import COMMANDS, main
 from ssegate.config import parse_config
+from ssegate.config.asking import METHODS
 from ssegate.config.model import Config
 from ssegate.config.types import Keys, Model
-from ssegate.config.webhook import REST_METHODS
 from ssegate.service import Service
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def test_every_key_is_shown_in_the_example(key: str) -> None:
     is_commented = key in commented and f"# {name}:" in EXAMPLE
     # Of the methods of a request one is shown; the others stand in its place.
     call = key.rpartition(".")[0]
-    is_method = name in REST_METHODS and any(f"{call}.{method}" in shown for method in REST_METHODS)
+    is_method = name in METHODS and any(f"{call}.{method}" in shown for method in METHODS)
     assert key in shown or is_commented or is_method
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
 
@@ -23,11 +23,13 @@ class UpstreamFigures:
     polls: Mapping[str, int]
     """Answers by status, and `failed` for none."""
     failing: int
-    """Topics whose last poll failed."""
+    """Topics that get nothing at the moment."""
     avoided: int
     """Requests that viewers would have made, had each polled for itself."""
     connections: Mapping[str, float]
-    """`connections_open`, `connections_in_use`, `requests_waiting`, `requests_sent`."""
+    """See `Upstream.statistics`."""
+    streams: Mapping[str, int] = field(default_factory=dict)
+    """Streams opened, by the status of the answer, and `failed` for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,10 @@ def _upstream_metrics(upstreams: Iterable[UpstreamFigures]) -> Iterator[Metric]:
     share = GaugeMetricFamily(
         "ssegate_polls_304_share", "The part of polls answered 304, since the start.", labels=["upstream"]
     )
-    failing = GaugeMetricFamily("ssegate_polls_failing", "Topics whose last poll failed.", labels=["upstream"])
+    failing = GaugeMetricFamily("ssegate_polls_failing", "Topics that get nothing at the moment.", labels=["upstream"])
+    opened = CounterMetricFamily(
+        "ssegate_upstream_streams_opened", "Streams of the upstream opened, by answer.", labels=["upstream", "status"]
+    )
     avoided = CounterMetricFamily(
         "ssegate_upstream_requests_avoided",
         "Requests viewers would have made by polling themselves.",
@@ -168,8 +173,11 @@ def _upstream_metrics(upstreams: Iterable[UpstreamFigures]) -> Iterator[Metric]:
         sent.add_metric([name], held["requests_sent"])
         connections.add_metric([name, "open"], held["connections_open"])
         connections.add_metric([name, "in_use"], held["connections_in_use"])
+        connections.add_metric([name, "streaming"], held["streams_open"])
+        for status, count in upstream.streams.items():
+            opened.add_metric([name, status], count)
         waiting.add_metric([name], held["requests_waiting"])
-    yield from (polls, share, failing, avoided, sent, connections, waiting)
+    yield from (polls, share, failing, opened, avoided, sent, connections, waiting)
 
 
 def _edge_metrics(edge: EdgeFigures) -> Iterator[Metric]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ssegate.core.event import Update
+from ssegate.core.event import Kind, Update
 from ssegate.core.journal import Position
 from ssegate.errors import BrokerError
 from ssegate.interfaces import Deliver
@@ -30,9 +30,13 @@ class MemoryBroker:
         """See `interfaces.Broker`."""
         if self._deliver is None:
             raise BrokerError(f"publish to {update.topic}: the broker is not started, or is closed")
-        head = self._heads.get(update.topic) or Position(self._make_epoch(), 0)
+        head = self._heads.get(update.topic)
+        if head is None or update.kind is Kind.RESET:
+            head = Position(self._make_epoch(), 0)
         if update.is_numbered:
-            head = self._heads[update.topic] = Position(head.epoch, head.offset + 1)
+            head = Position(head.epoch, head.offset + 1)
+        if update.is_numbered or update.kind is Kind.RESET:
+            self._heads[update.topic] = head
         self._deliver(update, head)
         return head
 

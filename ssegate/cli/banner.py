@@ -18,7 +18,7 @@ from ssegate.service import Service
 PROTOCOLS = ("HTTP/1.1", "h2c")
 TLS_PROTOCOLS = ("h2", "HTTP/1.1")
 
-_KINDS = ("poll", "webhook", "proxy")
+_KINDS = ("poll", "stream", "task", "feed", "webhook", "proxy")
 _ANYWHERE = frozenset({"0.0.0.0", "::", "127.0.0.1", "::1"})  # noqa: S104  (looked for, not listened on)
 _SAMPLES = ("1", "a", "abc", "open", "2024-01-01", "00000000-0000-4000-8000-000000000000")
 
@@ -101,13 +101,15 @@ def _counts(config: Config) -> dict[str, int]:
 def try_command(config: Config, public: Address) -> str:
     """A command that opens a stream here; empty when there is no route whose parameters can be made up."""
     host = Address("localhost", public.port) if public.host in _ANYWHERE else public
-    for kind in ("poll", "webhook"):
+    for kind in _KINDS[:-1]:
         for route in config.routes:
             sample = _sample_target(route) if route.kind == kind else None
             if sample is not None:
-                accept = "-H 'Accept: text/event-stream' " if route.negotiate else ""
+                more = "-H 'Accept: text/event-stream' " if route.negotiate else ""
+                if "GET" not in route.opened_by:
+                    more += f"-X {route.opened_by[0]} -d '{{}}' "
                 url = f"http://{host}{sample}"
-                return f"curl -N {accept}{_shell_quoted(url)}"
+                return f"curl -N {more}{_shell_quoted(url)}"
     return ""
 
 

@@ -14,10 +14,13 @@ from ssegate.cli.options import add_config
 from ssegate.cli.shown import masked, shown_request
 from ssegate.cli.terminal import paint, printable
 from ssegate.config import Config
-from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query
+from ssegate.config.check import name_path
+from ssegate.core.routing import accepted_query, parse_query
+from ssegate.core.shape import OFFERED, choose
 from ssegate.gate.gate import OWN_PATHS
 from ssegate.gate.hooks import Hook
-from ssegate.gate.routes import AnyRoute, PollRoute, ProxyRoute, Table
+from ssegate.gate.routes import AnyRoute, NamesOf, ProxyRoute, Table, WebhookRoute
+from ssegate.gate.watched import PollRoute, WatchedRoute
 
 
 def register(commands: Any) -> None:
@@ -95,11 +98,12 @@ class _Request:
         if self._found is None:
             yield f"  {self._refusal()}"
 
-    def _head(self, config: Config, target: AnyRoute, is_it: bool) -> str:
-        route = target.route
+    def _head(self, config: Config, target: AnyRoute | NamesOf, is_it: bool) -> str:
+        route = target.route.route if isinstance(target, NamesOf) else target.route
+        path = name_path(route.path) if isinstance(target, NamesOf) else route.path
         mark = paint("✓", "green", sys.stdout) if is_it else "·"
         place = paint(printable(f"({config.source}:{route.line})"), "dim", sys.stdout)
-        return f"  {mark} {route.kind:<7} {printable(route.path)} {place}"
+        return f"  {mark} {route.kind:<7} {printable(path)} {place}"
 
     def _refusal(self) -> str:
         allowed = self._table.router.allowed(self._path)
@@ -107,29 +111,30 @@ class _Request:
             return f"405: nobody answers {self._method} here; allowed: {', '.join(sorted(allowed))}."
         return "404: no route answers."
 
-    def _consequences(self, config: Config, target: AnyRoute) -> Iterator[str]:
+    def _consequences(self, config: Config, target: AnyRoute | NamesOf) -> Iterator[str]:
         assert self._found is not None
         params = self._found.params
         yield from (f"{name} = {value}" for name, value in params.items())
         if isinstance(target, ProxyRoute):
             url = target.slot.settings.url + masked(self._target.decode("ascii"))
             yield f"upstream: {self._method} {url}"
-        elif not accepts_event_stream(self._accept) and self._method != "OPTIONS":
-            yield "406: its Accept refuses text/event-stream."
-        elif isinstance(target, PollRoute):
-            yield from self._poll(config, target, params)
-        else:
+        elif choose(self._accept) is None and self._method != "OPTIONS":
+            yield f"406: its Accept names none of {', '.join(OFFERED)}."
+        elif isinstance(target, NamesOf):
+            yield "a stream that a request has opened is found again here by its name"
+        elif isinstance(target, WebhookRoute):
             assert target.route.webhook is not None
             yield f"events come by POST {target.route.webhook.at}"
+        else:
+            yield from self._asked(config, target, params)
 
-    def _poll(self, config: Config, target: PollRoute, params: dict[str, str]) -> Iterator[str]:
-        assert target.route.poll is not None
+    def _asked(self, config: Config, target: WatchedRoute, params: dict[str, str]) -> Iterator[str]:
         query = accepted_query(target.route.query, parse_query(self._query)) or {}
         yield from (f"query.{name} = {value}" for name, value in query.items())
         try:
-            url = shown_request(config, target.route, params, query)
+            asked = shown_request(config, target.route, params, query)
         except (ValueError, LookupError) as error:
             yield f"404: {error.args[0]}"
             return
-        forward = target.route.poll.forward
-        yield f"upstream: GET {url}" + (f" with the viewer's {', '.join(forward)}" if forward else "")
+        forward = target.forward
+        yield f"upstream: {asked}" + (f" with the viewer's {', '.join(forward)}" if forward else "")

@@ -10,11 +10,13 @@ from typing import Any
 
 from ssegate.cli.loading import load
 from ssegate.cli.options import add_config
-from ssegate.cli.shown import masked, shown_every, shown_form, shown_source
+from ssegate.cli.shown import first_request, masked, shown_every, shown_form, shown_source
 from ssegate.cli.terminal import paint, printable
 from ssegate.config import Config, Route
-from ssegate.config.values import format_duration
-from ssegate.gate.routes import Table
+from ssegate.config.asking import Stream
+from ssegate.config.check import has_names
+from ssegate.config.values import format_duration, format_size
+from ssegate.gate.routes import NamesOf, Table
 
 COLUMNS = ("PATH", "KIND", "FROM", "EVERY", "EMITS", "KEEPS", "RULES")
 
@@ -44,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def in_order(config: Config) -> list[Route]:
     """The routes as the router tries them."""
-    return [each.target.route for each in Table(config).router.explain("GET", b"/", None)]
+    explained = Table(config).router.explain("GET", b"/", None)
+    return [each.target.route for each in explained if not isinstance(each.target, NamesOf)]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -75,8 +78,11 @@ def _rules(route: Route) -> Iterator[str]:
         yield f"{name}: {pattern.pattern}"
     for name, pattern in route.query.items():
         yield f"?{name}: {pattern.pattern}"
-    if route.poll is not None and route.poll.forward:
-        yield f"private to {', '.join(route.poll.forward)}"
+    asks = route.poll or route.stream or route.task or route.feed
+    if asks is not None and asks.forward:
+        yield f"private to {', '.join(asks.forward)}"
+    if has_names(route):
+        yield f"a stream for each request, by {', '.join(route.opened_by)}"
     if route.poll is not None and route.webhook is not None:
         yield f"at once on POST {route.webhook.at} (verify {route.webhook.scheme})"
     if route.max_age:
@@ -95,6 +101,8 @@ def _facts(route: Route) -> dict[str, object]:
         return {**facts, "upstream": route.proxy.upstream}
     if route.poll is not None:
         facts |= _poll_facts(route)
+    elif route.webhook is None:
+        facts |= _asking_facts(route)
     if route.webhook is not None:
         facts |= {"at": route.webhook.at, "verify": route.webhook.scheme, "emit": shown_form(route)}
         if route.poll is not None:
@@ -106,8 +114,32 @@ def _facts(route: Route) -> dict[str, object]:
         "heartbeat": format_duration(route.heartbeat),
         "retry": format_duration(route.retry),
         "max_age": format_duration(route.max_age),
-        "history": {"events": route.history.events, "age": format_duration(route.history.age)},
+        "history": {
+            "events": route.history.events,
+            "size": format_size(route.history.size),
+            "age": format_duration(route.history.age),
+        },
     }
+
+
+def _asking_facts(route: Route) -> dict[str, object]:
+    """Of a stream, a task or a feed."""
+    asks = route.stream or route.task or route.feed
+    assert asks is not None
+    method, path = first_request(route)
+    facts: dict[str, object] = {
+        "methods": list(route.opened_by),
+        "query": {name: pattern.pattern for name, pattern in route.query.items()},
+        "upstream": asks.upstream,
+        "asks": f"{method} {masked(path)}",
+        "own": has_names(route),
+        "emit": shown_form(route),
+        "forward": list(asks.forward),
+        "linger": format_duration(asks.linger),
+    }
+    if isinstance(asks, Stream):
+        return {**facts, "format": asks.format, "first": asks.first}
+    return {**facts, "every": {"min": format_duration(asks.every.min), "max": format_duration(asks.every.max)}}
 
 
 def _poll_facts(route: Route) -> dict[str, object]:

@@ -25,7 +25,8 @@ from ssegate.core.routing import Router
 from ssegate.core.scheme import Signed
 from ssegate.errors import SsegateError, UpstreamError
 from ssegate.gate.hooks import Hook
-from ssegate.gate.routes import PollRoute, ProxyRoute, Table, WebhookRoute, route_entry
+from ssegate.gate.routes import Table, WebhookRoute, route_entry
+from ssegate.gate.watched import PollRoute
 from ssegate.sources.subscription import Ledger
 
 REFUSED = 1
@@ -122,7 +123,7 @@ def _signed(hook: Hook, body: bytes, given: Mapping[str, str], event: str, id_: 
 
 def _find(table: Table, text: str) -> tuple[Fed, dict[str, str]]:
     """The webhook route of that path, or the one that answers it, with the parameters the path has then."""
-    fed = [route for route in table.routes if not isinstance(route, ProxyRoute) and route.inlet is not None]
+    fed = [route for route in table.routes if isinstance(route, Fed) and route.inlet is not None]
     for route in fed:
         assert route.route.webhook is not None
         if text in (route.route.path, route.route.webhook.at):

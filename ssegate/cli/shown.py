@@ -27,19 +27,34 @@ def masked(target: str) -> str:
 
 
 def shown_request(config: Config, route: Route, params: Mapping[str, str], query: Mapping[str, str]) -> str:
-    """The URL a poll asks for, without what came from the environment. Raises `ValueError` or `LookupError` as the template."""
-    assert route.poll is not None
+    """The request to the upstream, without what came from the environment. Raises `ValueError` or `LookupError` as the
+    template."""
+    method, text = first_request(route)
     values = {**params, **{f"query.{name}": value for name, value in query.items()}}
-    path = Template(route.poll.get).expand_url(
-        lambda name: values.get(name, HIDDEN if name.startswith("env.") else None)
-    )
-    return config.upstreams[route.poll.upstream].url + masked(path.replace(percent_encode(HIDDEN), HIDDEN))
+    path = Template(text).expand_url(lambda name: values.get(name, HIDDEN if name.startswith("env.") else None))
+    assert route.asks is not None
+    return f"{method} {config.upstreams[route.asks.upstream].url}{masked(path.replace(percent_encode(HIDDEN), HIDDEN))}"
+
+
+def first_request(route: Route) -> tuple[str, str]:
+    """What a route asks of the upstream when its stream is opened: the method, and the template of the path."""
+    if route.task is not None and route.task.start is not None:
+        return route.task.start.method, route.task.start.path
+    if route.stream is not None:
+        return route.stream.method, route.stream.path
+    asks = route.poll or route.task or route.feed
+    assert asks is not None, "a route that asks"
+    return "GET", asks.get
 
 
 def shown_source(route: Route) -> str:
     """Where a route's events or answers come from, in a few words."""
-    if route.poll is not None:
-        return f"{route.poll.upstream} GET {masked(route.poll.get)}"
+    if route.kind in ("poll", "stream", "task", "feed"):
+        assert route.asks is not None
+        method, path = first_request(route)
+        followed = f", then GET {masked(route.task.get)}" if route.task is not None and route.task.start else ""
+        form = f" ({route.stream.format})" if route.stream is not None else ""
+        return f"{route.asks.upstream} {method} {masked(path)}{followed}{form}"
     if route.webhook is not None:
         asks = "" if route.webhook.subscribe is None else f", subscribed by {route.webhook.subscribe.kind}"
         return f"POST {route.webhook.at} (verify {route.webhook.scheme}{asks})"
@@ -51,12 +66,24 @@ def shown_form(route: Route) -> str:
     """What a route emits."""
     if route.proxy is not None:
         return ""
-    return route.emit.as_ if route.poll is not None else route.emit.event or "message"
+    if route.emit.template is not None:
+        return f"HTML as {route.emit.event or 'message'}"
+    if route.poll is not None:
+        return route.emit.as_
+    if route.task is not None:
+        return "progress"
+    own = route.stream.event if route.stream is not None else route.feed.event if route.feed is not None else None
+    return own or route.emit.event or ("as the upstream" if _has_own_names(route) else "message")
+
+
+def _has_own_names(route: Route) -> bool:
+    return route.stream is not None and route.stream.format == "sse"
 
 
 def shown_every(route: Route) -> str:
-    """How often it is polled; empty where nothing is."""
-    if route.poll is None:
+    """How often it is asked; empty where nothing is."""
+    asks = route.poll or route.task or route.feed
+    if asks is None:
         return ""
-    every = route.poll.every
+    every = asks.every
     return f"{format_duration(every.min)} to {format_duration(every.max)}" if every.is_adaptive else str(every)

@@ -1,4 +1,4 @@
-"""`ssegate try`: one poll of a route now, and all that would follow from it."""
+"""`ssegate try`: one poll of a route now, and all that would follow from it; or the first events of a stream."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from ssegate.cli.loading import load
 from ssegate.cli.options import add_config, header, pair
 from ssegate.cli.shown import masked, shown_request
 from ssegate.cli.terminal import complain, paint, printable, say
+from ssegate.cli.try_source import RefusedError, SourceTrial
 from ssegate.config import Config
 from ssegate.config.explain import did_you_mean
 from ssegate.config.values import format_duration
@@ -34,8 +36,10 @@ from ssegate.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from ssegate.gate.routes import BODY_FACTOR, PollRoute, Table, route_entry
-from ssegate.sources.poll import PASSED_ON, PollTarget
+from ssegate.gate.routes import Table, route_entry
+from ssegate.gate.watched import BODY_FACTOR, PollRoute, WatchedRoute
+from ssegate.sources.poll import PollTarget
+from ssegate.sources.telling import PASSED_ON
 from ssegate.upstream import FetchAnswer
 from ssegate.upstream.fetch import REDIRECTS, fetch_headers
 
@@ -61,9 +65,10 @@ def register(commands: Any) -> None:
     """Add the command to argparse's sub-parsers."""
     parser = commands.add_parser(
         "try",
-        help="poll a route once: request, answer, state, the event it would send",
-        description="Poll a route once and show the request, the answer, the state and the events it would send. "
-        "Exits with 69 when the upstream cannot be reached, and with 1 when nothing comes of the poll.",
+        help="poll a route once, or open its stream: request, answer, state, the events it would send",
+        description="Poll a route once and show the request, the answer, the state and the events it would send; a stream, "
+        "a task and a feed are opened for real, jobs are started, and the first events are shown. "
+        "Exits with 69 when the upstream cannot be reached, and with 1 when nothing comes of it.",
         epilog="ssegate try '/orders/{id}/events' --param id=17, or ssegate try /orders/17/events",
     )
     parser.add_argument("route", metavar="ROUTE", help="its path as in the file, or a path that it answers")
@@ -78,6 +83,16 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--twice", action="store_true", help="poll again after the interval, and show what has changed")
     parser.add_argument(
+        "--data", "-d", metavar="TEXT", help="the viewer's body, where one goes to the upstream (a stream or a task)"
+    )
+    parser.add_argument(
+        "--events",
+        metavar="N",
+        type=int,
+        default=5,
+        help="show so many events of a stream, a task or a feed (default: 5)",
+    )
+    parser.add_argument(
         "--lines", metavar="N", type=int, default=20, help="show so much of state and events (default: 20; 0: all)"
     )
     add_config(parser)
@@ -89,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load(arguments.config)
     try:
         trial = _prepare(config, arguments)
+        if isinstance(trial, SourceTrial):
+            return asyncio.run(trial.run())
         return asyncio.run(trial.run(2 if arguments.twice else 1))
     except _UsageError as error:
         complain(str(error))
@@ -96,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (UpstreamUnreachableError, UpstreamTimeoutError) as error:
         complain(f"{error}")
         return UNREACHABLE
-    except (_UnusableError, UpstreamError) as error:
+    except (_UnusableError, RefusedError, UpstreamError) as error:
         complain(str(error))
         return UNUSABLE
 
@@ -104,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 # What is asked
 
 
-def _prepare(config: Config, arguments: argparse.Namespace) -> _Trial:
+def _prepare(config: Config, arguments: argparse.Namespace) -> _Trial | SourceTrial:
     target, params, query = _find(Table(config), arguments.route)
     params |= dict(arguments.param)
     query += arguments.query
@@ -117,36 +134,44 @@ def _prepare(config: Config, arguments: argparse.Namespace) -> _Trial:
     headers = Headers((name.encode(), value.encode("latin-1")) for name, value in arguments.header)
     _note_unsent(target, headers)
     try:
-        poll, url = target.target(params, asked, headers), shown_request(config, target.route, params, asked)
+        url = shown_request(config, target.route, params, asked)
+        if not isinstance(target, PollRoute):
+            tell = partial(_tell_lines, most=arguments.lines)
+            data, events = arguments.data, arguments.events
+            return SourceTrial(config, target, params, asked, headers, data=data, events=events, tell=tell)
+        poll = target.target(params, asked, headers)
     except (ValueError, LookupError) as error:
         raise _UsageError(f"no request comes out: {error.args[0]}; --query NAME=VALUE gives one") from None
+    assert isinstance(poll, PollTarget)
     return _Trial(config, target, poll, url, arguments.lines)
 
 
-def _find(table: Table, text: str) -> tuple[PollRoute, dict[str, str], list[tuple[str, str]]]:
-    """The poll route of that path, or the one that answers it, with what the path then says."""
-    polls = [route for route in table.routes if isinstance(route, PollRoute)]
-    for route in polls:
+def _find(table: Table, text: str) -> tuple[WatchedRoute, dict[str, str], list[tuple[str, str]]]:
+    """The route of that path that asks an upstream, or the one that answers it, with what the path then says."""
+    asking = [route for route in table.routes if isinstance(route, WatchedRoute)]
+    for route in asking:
         if route.route.path == text:
             return route, {}, []
     path, _, query = text.partition("?")
-    found = table.router.match("GET", quote(path, safe="%/~:@!$&'()*+,;=").encode(), "text/event-stream")
-    if found is not None and isinstance(found.target, PollRoute):
-        return found.target, dict(found.params), parse_query(query.encode())
-    raise _UsageError(_no_route(text, [route.route.path for route in polls], table))
+    raw = quote(path, safe="%/~:@!$&'()*+,;=").encode()
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        found = table.router.match(method, raw, "text/event-stream")
+        if found is not None and isinstance(found.target, WatchedRoute):
+            return found.target, dict(found.params), parse_query(query.encode())
+    raise _UsageError(_no_route(text, [route.route.path for route in asking], table))
 
 
 def _no_route(text: str, known: Sequence[str], table: Table) -> str:
     for route in table.routes:
         if route.route.path == text:
-            return f"`{text}` is a {route.route.kind} route: there is nothing to poll"
+            return f"`{text}` is a {route.route.kind} route: there is nothing to ask for"
     if not known:
-        return "no route polls anything; `ssegate routes` shows what there is"
+        return "no route asks for anything; `ssegate routes` shows what there is"
     hint = did_you_mean(text, known)
-    return f"no poll route is `{text}`; {hint or 'there are ' + ', '.join(f'`{path}`' for path in known)}"
+    return f"no route is `{text}`; {hint or 'there are ' + ', '.join(f'`{path}`' for path in known)}"
 
 
-def _check_params(target: PollRoute, params: dict[str, str]) -> None:
+def _check_params(target: WatchedRoute, params: dict[str, str]) -> None:
     wanted = route_entry(target.route, target).pattern.parameters
     for name in params:
         if name not in wanted:
@@ -158,12 +183,13 @@ def _check_params(target: PollRoute, params: dict[str, str]) -> None:
         raise _UsageError(f"{target.route.path} wants {' '.join(f'--param {name}=…' for name in missing)}")
     path = re.sub(r"\{(\w+)\}", lambda found: quote(params[found[1]], safe=""), target.route.path)
     router = Router([route_entry(target.route, target)])
-    if router.match("GET", path.encode(), "text/event-stream") is None:
-        reason = router.explain("GET", path.encode(), "text/event-stream")[0].reason
+    method = target.route.opened_by[0]
+    if router.match(method, path.encode(), "text/event-stream") is None:
+        reason = router.explain(method, path.encode(), "text/event-stream")[0].reason
         raise _UsageError(f"a viewer of {path} would get 404: {reason}")
 
 
-def _broken_query(target: PollRoute, query: Iterable[tuple[str, str]]) -> str:
+def _broken_query(target: WatchedRoute, query: Iterable[tuple[str, str]]) -> str:
     for name, value in query:
         pattern = target.route.query.get(name)
         if pattern is not None and accepted_query({name: pattern}, [(name, value)]) is None:
@@ -171,10 +197,10 @@ def _broken_query(target: PollRoute, query: Iterable[tuple[str, str]]) -> str:
     raise AssertionError("some field was refused")
 
 
-def _note_unsent(target: PollRoute, headers: Headers) -> None:
-    assert target.route.poll is not None
+def _note_unsent(target: WatchedRoute, headers: Headers) -> None:
+    sent = {*target.forward, "content-type"} if target.is_own else set(target.forward)
     for name, _ in headers:
-        if name.decode().lower() not in target.route.poll.forward:
+        if name.decode().lower() not in sent:
             say(f"note: the route does not name `{name.decode()}` in `forward`, so it is not sent")
 
 
@@ -260,7 +286,7 @@ class _Trial:
     # Request and answer
 
     def _tell_request(self, conditional: Sequence[tuple[bytes, bytes]]) -> None:
-        print(paint(printable(f"GET {self._url}"), "bold", sys.stdout))
+        print(paint(printable(self._url), "bold", sys.stdout))
         print(f"  sends  {', '.join(self._sent(conditional))}")
 
     def _sent(self, conditional: Sequence[tuple[bytes, bytes]]) -> list[str]:
@@ -351,18 +377,21 @@ class _Trial:
         self._tell_lines(data.decode().removesuffix("\n\n").split("\n"))
 
     def _tell_lines(self, lines: Sequence[str]) -> None:
-        shown = lines[: self._lines] if self._lines > 0 else lines
-        for line in shown:
-            print(f"  {self._cut(line)}".rstrip())
-        if len(shown) < len(lines):
-            print(paint(f"  … {len(lines) - len(shown)} more lines (--lines 0 shows all)", "dim", sys.stdout))
+        _tell_lines(lines, self._lines)
 
-    def _cut(self, line: str) -> str:
-        if len(line) <= LONGEST_LINE or self._lines <= 0:
-            return printable(line)
-        return printable(line[:LONGEST_LINE]) + paint(
-            f" … {len(line) - LONGEST_LINE} more characters", "dim", sys.stdout
-        )
+
+def _tell_lines(lines: Sequence[str], most: int) -> None:
+    shown = lines[:most] if most > 0 else lines
+    for line in shown:
+        print(f"  {_cut(line, most)}".rstrip())
+    if len(shown) < len(lines):
+        print(paint(f"  … {len(lines) - len(shown)} more lines (--lines 0 shows all)", "dim", sys.stdout))
+
+
+def _cut(line: str, most: int) -> str:
+    if len(line) <= LONGEST_LINE or most <= 0:
+        return printable(line)
+    return printable(line[:LONGEST_LINE]) + paint(f" … {len(line) - LONGEST_LINE} more characters", "dim", sys.stdout)
 
 
 def _make_poller(route: PollRoute) -> Poller:

@@ -14,7 +14,9 @@ from ssegate.config.webhook import REST_NAMES, SECRET_KEYS, RestCall, SubscribeR
 from ssegate.core.routing import Entry, PathPattern, conflicts
 from ssegate.core.template import Template
 
-_SOURCES = ("poll", "webhook", "proxy")
+_SOURCES = ("poll", "stream", "task", "feed", "webhook", "proxy")
+_ASKING = ("poll", "stream", "task", "feed", "proxy")
+"""Those that ask an upstream."""
 _CURSOR_NAMES = frozenset({"lastEventId", "last_event_id", "Last-Event-ID"})
 _FORMS = {
     "snapshot": ("snapshot",),
@@ -28,7 +30,15 @@ _SECRET_RULES = {
     "websub": "a hub takes less than 200 bytes (W3C WebSub, 5.1)",
     "msgraph": "Microsoft Graph takes at most 128 characters",
 }
-_MEANINGLESS_ON_PROXY = ("query", "negotiate", "emit", "heartbeat", "retry", "max_age", "history")
+_MEANINGLESS_ON_PROXY = ("query", "negotiate", "methods", "emit", "heartbeat", "retry", "max_age", "history")
+_EMITS = {
+    "poll": ("as", "names", "template", "event"),
+    "webhook": ("event", "data", "template"),
+    "stream": ("event", "template"),
+    "task": ("template", "event"),
+    "feed": ("data", "template"),
+}
+"""What `emit` may say of each kind of route."""
 
 
 def check_config(config: Config, tree: Tree, environ: Environ[str, str]) -> None:
@@ -60,7 +70,7 @@ def _resolved(route: Route, config: Config, tree: Tree, index: int) -> Route:
     }
     own = route.history.model_dump(include=route.history.model_fields_set)
     update["history"] = defaults.history.model_copy(update=own)
-    for name in ("poll", "proxy"):
+    for name in _ASKING:
         source = getattr(route, name)
         if source is not None and not source.upstream:
             update[name] = source.model_copy(update={"upstream": next(iter(config.upstreams))})
@@ -87,7 +97,10 @@ def _check_cors(config: Config, tree: Tree) -> None:
 
 def _check_conflicts(placed: list[tuple[Path, Route]], tree: Tree) -> None:
     placed = [(path, route) for path, route in placed if not tree.is_broken((*path, "path"))]
-    entries = [Entry(_pattern(route.path), path, negotiate=route.negotiate) for path, route in placed]
+    entries = [_entry(path, route, route.path) for path, route in placed]
+    named = [(path, route) for path, route in placed if has_names(route) and not _pattern(route.path).has_rest]
+    entries += [Entry(_pattern(name_path(route.path)), path) for path, route in named]
+    placed = [*placed, *named]
     # Each route is told of one other, so that many alike do not make a page for each pair.
     against: dict[int, int] = {}
     for one, other in conflicts(entries):
@@ -95,6 +108,26 @@ def _check_conflicts(placed: list[tuple[Path, Route]], tree: Tree) -> None:
         against.setdefault(other, one)
     for one, other in against.items():
         _note_conflict(placed[one][0], placed[other][0], tree)
+
+
+def _entry(path: Path, route: Route, text: str) -> Entry[Path]:
+    methods = None if route.proxy is not None else frozenset(route.opened_by)
+    return Entry(_pattern(text), path, negotiate=route.negotiate, methods=methods)
+
+
+def has_names(route: Route) -> bool:
+    """Whether each of its requests opens a stream of its own, that has a name."""
+    request = route.stream or route.task
+    return request is not None and not request.is_shared
+
+
+def name_path(path: str) -> str:
+    """The path of such names below a route's own."""
+    known = _pattern(path).parameters
+    name = "stream"
+    while name in known:
+        name += "_"
+    return f"{path.rstrip('/')}/s/{{{name}}}"
 
 
 def _pattern(path: str) -> PathPattern:
@@ -154,10 +187,14 @@ class _RouteCheck:
         self._check_upstreams()
         self._check_body()
         self._check_emit()
+        self._check_methods()
+        self._check_stream()
+        self._check_task()
+        self._check_feed()
         if not self._is_broken("path"):
             self._check_path()
             self._check_params()
-            self._check_get()
+            self._check_urls()
             self._check_match()
             self._check_event()
         if self._route.webhook is not None:
@@ -183,7 +220,7 @@ class _RouteCheck:
     def _check_sources(self) -> None:
         sources = self._sources()
         if not sources and not any(self._is_broken(name) for name in _SOURCES):
-            message = "the route has no source; write one of poll, webhook and proxy"
+            message = f"the route has no source; write one of {', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}"
             self._tree.add((*self._path, "path"), "missing", message, part="key", about=self._path)
         if len(sources) > 1 and sources != ["poll", "webhook"]:
             self._note_extra(sources[1], f"the route has `{sources[0]}` already; keep one of them")
@@ -222,7 +259,7 @@ class _RouteCheck:
         self._add(keys, "reference", message, did_you_mean(name, known), part)
 
     def _check_upstreams(self) -> None:
-        for source in ("poll", "proxy"):
+        for source in _ASKING:
             asks = getattr(self._route, source)
             if asks is not None:
                 self._check_upstream(asks.upstream, (source,))
@@ -259,14 +296,31 @@ class _RouteCheck:
                     message = f"`{name}` reads JSON; leave it out, or write `body: json`"
                     self._add(("poll", name), "value", message, part="key")
 
-    def _check_get(self) -> None:
-        """What a URL may name: the path's parameters, the query's, the environment."""
-        if self._route.poll is None:
-            return
+    def _check_urls(self) -> None:
+        """What a URL may name: the path's parameters, the query's, the environment, and what its kind of route adds."""
         known = [*self._parameters, *(f"query.{name}" for name in self._route.query)]
-        for name in Template(self._route.poll.get).names:
-            if name not in known and not self._is_doubtful(name):
-                self._note_name(("poll", "get"), name, known)
+        for keys, text, more in self._urls():
+            for name in Template(text).names:
+                is_known = (
+                    name in known or name in more or (more and name.startswith(tuple(f"{each}." for each in more)))
+                )
+                if not is_known and not self._is_doubtful(name):
+                    self._note_name(keys, name, [*known, *more])
+
+    def _urls(self) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
+        route = self._route
+        if route.poll is not None:
+            yield ("poll", "get"), route.poll.get, ()
+        if route.stream is not None:
+            yield ("stream", route.stream.method.lower()), route.stream.path, ("cursor",)
+        if route.feed is not None:
+            yield ("feed", "get"), route.feed.get, ("cursor",)
+        if route.task is not None:
+            start = route.task.start
+            # Without a `start` its names are told of by themselves.
+            yield ("task", "get"), route.task.get, ("start",) if start is None else ("start.headers", "start.body")
+            if start is not None:
+                yield ("task", "start", start.method.lower()), start.path, ()
 
     def _is_doubtful(self, name: str) -> bool:
         """Whether it would be declared by a key that is broken."""
@@ -305,19 +359,109 @@ class _RouteCheck:
 
     def _check_emit(self) -> None:
         sources = self._sources()
-        if sources == ["webhook"]:
-            for name in ("as", "names"):
-                if self._has("emit", name):
-                    message = f"`{name}` is for poll routes; a webhook's event has `event` and `data`"
-                    self._add(("emit", name), "value", message, part="key")
-        elif "poll" in sources:
-            for name in ("event", "data"):
-                if self._has("emit", name):
-                    self._add(("emit", name), "value", f"`{name}` is for webhook routes; leave it out", part="key")
+        if not sources or sources == ["proxy"] or (len(sources) > 1 and sources != ["poll", "webhook"]):
+            return
+        kind = sources[0]
+        for name in ("as", "names", "event", "data", "template"):
+            if self._has("emit", name) and name not in _EMITS[kind]:
+                owners = [f"{each}" for each, names in _EMITS.items() if name in names]
+                message = f"`{name}` is for {' and '.join(owners)} routes; leave it out"
+                self._add(("emit", name), "value", message, part="key")
+        if kind == "poll":
             self._check_form()
+        self._check_template(kind)
+
+    def _check_template(self, kind: str) -> None:
+        emit = self._route.emit
+        if emit.template is None:
+            if kind in ("poll", "task") and self._has("emit", "event"):
+                message = "`event` names what a `template` makes; leave it out"
+                self._add(("emit", "event"), "value", message, part="key")
+            return
+        if emit.as_ != "snapshot" and not self._is_broken("emit", "as"):
+            message = (
+                f"`as: {emit.as_}` and a `template` do not go together; a template makes each event of the whole state"
+            )
+            self._add(("emit", "template"), "value", message, part="key")
+        if self._has("emit", "names"):
+            self._add(("emit", "names"), "value", "beside a `template`, `event` names the events", part="key")
+        if self._route.poll is not None and self._route.poll.body != "json" and not self._is_broken("poll", "body"):
+            self._add(("emit", "template"), "value", "a `template` reads JSON; it needs `body: json`", part="key")
+
+    # Streams, tasks and feeds
+
+    def _check_methods(self) -> None:
+        if self._route.methods is not None and not self._is_broken("methods"):
+            needs_get = self._sources()[:1] in (["poll"], ["webhook"], ["feed"])
+            if needs_get and self._route.methods != ("GET",):
+                message = "`methods` is for routes whose requests open a stream of their own (`stream` and `task`); leave it out"
+                self._add(("methods",), "value", message, part="key")
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        route = self._route
+        shares = (route.stream is not None and route.stream.is_shared) or (
+            route.task is not None and route.task.is_shared
+        )
+        if shares and route.methods is not None and route.methods != ("GET",) and not self._is_broken("methods"):
+            message = "all viewers share what is asked here, so `GET` is enough; leave `methods` out"
+            self._add(("methods",), "value", message, part="key")
+
+    def _check_stream(self) -> None:
+        stream = self._route.stream
+        if stream is None:
+            return
+        if stream.format == "websocket" and stream.get is None and not self._is_broken("stream", "format"):
+            method = stream.method.lower()
+            self._add(("stream", method), "value", "a WebSocket is opened with `get`", part="key")
+        method = stream.method.lower()
+        if not _can_do_without(stream.path, "cursor") and not self._is_broken("stream", method):
+            message = "`{cursor}` has no value at first; make it a pair of the query, `after={cursor}`"
+            self._add(("stream", method), "template", message)
+        if stream.format == "lines":
+            for name in ("data", "id", "done", "when"):
+                expression = getattr(stream, name)
+                if expression is not None and expression.search is not None and not self._is_broken("stream", name):
+                    message = "a line is text and has no members; the line itself is `@`, or write `format: ndjson`"
+                    self._add(("stream", name), "expression", message)
+        if stream.format == "bytes":
+            for name in ("data", "event", "id", "done", "when"):
+                if self._has("stream", name):
+                    self._add(("stream", name), "value", f"`{name}` reads records; `bytes` has none", part="key")
+        if stream.reconnect and stream.method != "GET" and not self._is_broken("stream", "reconnect"):
+            message = f"a {stream.method} is not sent twice; leave `reconnect` out"
+            self._add(("stream", "reconnect"), "value", message, part="key")
+        if stream.event is not None and self._has("emit", "event"):
+            self._add(("emit", "event"), "value", "the stream has an `event` already; keep one of them", part="key")
+
+    def _check_task(self) -> None:
+        task = self._route.task
+        if task is None:
+            return
+        is_there = task.start is not None or self._has("task", "start")
+        if not is_there and any(name.startswith("start.") for name in Template(task.get).names):
+            message = "`{start.…}` is the answer to `start`, which is missing"
+            self._add(("task", "get"), "template", message)
+
+    def _check_feed(self) -> None:
+        feed = self._route.feed
+        if feed is None or self._is_broken("feed", "get"):
+            return
+        names = Template(feed.get).names
+        if "cursor" not in names:
+            if any(nearest(name, ["cursor"]) for name in names if name not in self._parameters):
+                return  # it is misspelt, and that is told
+            message = (
+                "`{cursor}` is missing: without it each page would be the first; write it where the backend takes it"
+            )
+            self._add(("feed", "get"), "template", message)
+        elif feed.start in ("now", "beginning") and not _can_do_without(feed.get, "cursor"):
+            message = "`{cursor}` has no value at first; make it a pair of the query, `after={cursor}`, or let `start` be a cursor"
+            self._add(("feed", "get"), "template", message)
 
     def _check_event(self) -> None:
-        if self._route.webhook is None or self._route.emit.event is None:
+        """On a webhook route; elsewhere a name is looked up in a document that nobody knows beforehand."""
+        if self._route.webhook is None or self._has("poll") or self._route.emit.event is None:
             return
         known = [*self._parameters, "headers", "body", "query", "data", "env"]
         for name in Template(self._route.emit.event).names:
@@ -438,6 +582,15 @@ class _RouteCheck:
         for name in sorted(self._route.emit.names.model_fields_set - set(known)):
             message = f"`as: {form}` sends no `{name}`; it sends {_listed(known)}"
             self._add(("emit", "names", name), "reference", message, part="key")
+
+
+def _can_do_without(text: str, name: str) -> bool:
+    """Whether a URL comes out of a template though this has no value."""
+    try:
+        Template(text).expand_url(lambda asked: None if asked == name else "x")
+    except LookupError:
+        return False
+    return True
 
 
 def _tells_secret(rest: SubscribeRest) -> bool:

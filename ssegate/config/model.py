@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     PrivateAttr,
@@ -25,21 +24,20 @@ from pydantic import (
 )
 
 from ssegate.config import values
+from ssegate.config.asking import Feed, Poll, Stream, Task
 from ssegate.config.types import (
-    DURATION_SCHEMA,
+    SINGLE_FIELDS,
     TEXT_SCHEMA,
     Boolean,
     Cidr,
     Count,
     Duration,
     DurationOrZero,
-    GoneStatus,
+    EventName,
     JMESPath,
-    Keys,
     Listen,
     Model,
     Pattern,
-    Pointer,
     Rate,
     RoutePath,
     Secret,
@@ -47,16 +45,13 @@ from ssegate.config.types import (
     Size,
     StreamCount,
     Text,
-    UrlTemplate,
     hidden,
     is_host,
-    read_path,
-    read_template,
+    read_any_template,
     said_url,
 )
 from ssegate.config.values import (
     Address,
-    Every,
     Expanded,
     ValueFault,
     plain,
@@ -114,7 +109,8 @@ class Server(Model):
     keep_alive: Duration = 75.0
     """How long an idle connection stays; behind a load balancer longer than its own idle limit."""
     state_dir: Annotated[Path | None, PlainValidator(values.read_file_name), WithJsonSchema(TEXT_SCHEMA)] = None
-    """A folder where the ids of webhook subscriptions outlive a restart. Without it they are kept in memory."""
+    """A folder where the ids of webhook subscriptions, and where feeds have stopped, outlive a restart. Without it they are kept in
+    memory."""
     drain: Drain = Drain()
     """What happens on SIGTERM."""
 
@@ -211,12 +207,8 @@ class Tls(Model):
     """Whether the certificate is checked at all."""
 
 
-_SINGLE_FIELDS = values.HOP_BY_HOP | {"host", "content-length"}
-_OWN_FIELDS = _SINGLE_FIELDS | {"accept-encoding", "if-none-match", "if-modified-since", "range", "last-event-id"}
-
-
 def _read_sent_header(value: str) -> str:
-    if values.read_header_name(value) in _SINGLE_FIELDS:
+    if values.read_header_name(value) in SINGLE_FIELDS:
         raise ValueFault("value", f"`{value}` is a header the gate makes itself; leave it out")
     return value
 
@@ -326,6 +318,8 @@ class History(Model):
 
     events: Count = 1000
     """The most events."""
+    size: Size = 16 * 1024 * 1024
+    """The most bytes of one topic; its newest event is kept in any case."""
     age: Duration = 600.0
     """The longest time."""
 
@@ -358,106 +352,12 @@ class Limits(Model):
     """The largest event, or state of a poll."""
     webhook_body: Size = 1024 * 1024
     """The largest body of a webhook."""
+    stream_body: Size = 16 * 1024 * 1024
+    """The largest body of a request that opens a stream or starts a job."""
     request_head: Size = 32 * 1024
     """The largest head of a request."""
     stall: Duration = 30.0
     """A client that takes nothing for this long is dropped."""
-
-
-class _EveryKeys(Model):
-    """An interval that adapts."""
-
-    stand_ins = {"min": "1s", "max": "1s"}
-
-    model_config = ConfigDict(title="Every")
-
-    min: Duration
-    """While the resource changes."""
-    max: Duration
-    """While it does not."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> _EveryKeys:
-        if self.min > self.max:
-            raise ValueFault("value", "`min` is longer than `max`; swap them")
-        return self
-
-
-def _read_every(value: object) -> Every:
-    if isinstance(value, dict):
-        keys = _EveryKeys.model_validate(value)
-        return Every(keys.min, keys.max)
-    seconds = values.read_duration(value, values.EVERY)
-    return Every(seconds, seconds)
-
-
-class Items(Model):
-    """Where the entries of a list are, and what tells them apart."""
-
-    stand_ins = {"key": "id"}
-
-    at: JMESPath | None = None
-    """Where in the state the list is; without it the state itself is the list."""
-    key: JMESPath
-    """What identifies an entry."""
-
-
-def _read_forwarded(value: object) -> str:
-    name = values.read_header_name(value)
-    if name in _OWN_FIELDS:
-        raise ValueFault("value", f"{said(value)} cannot be forwarded; the gate sets it itself")
-    return name
-
-
-def _read_after_write(value: object) -> bool | tuple[str, ...]:
-    if isinstance(value, tuple):
-        return tuple(read_path(item) for item in value)
-    found = plain(value)
-    if not isinstance(found, bool):
-        raise ValueFault(
-            "type", f"{said(value)} is not known here; write true, or a list of paths such as [/orders/{{id}}]"
-        )
-    return found
-
-
-class Poll(Model):
-    """A resource that is asked for again and again while someone watches."""
-
-    stand_ins = {"get": "/"}
-
-    upstream: Text = ""
-    """Which upstream is asked; may be left out when there is only one."""
-    get: UrlTemplate
-    """The path and query to ask for, a template: `/orders/{id}?status={query.status}`."""
-    every: Annotated[
-        Every,
-        Keys(_EveryKeys),
-        PlainValidator(_read_every),
-        WithJsonSchema({"anyOf": [DURATION_SCHEMA, _EveryKeys.model_json_schema()]}),
-    ] = Every(5.0, 5.0)
-    """How often: `2s`, or `{min: 2s, max: 30s}`, which slows down while nothing changes."""
-    linger: DurationOrZero = 30.0
-    """How long polling goes on after the last viewer has left."""
-    conditional: Boolean = True
-    """Whether `If-None-Match` and `If-Modified-Since` are sent."""
-    forward: tuple[Annotated[str, PlainValidator(_read_forwarded), WithJsonSchema(TEXT_SCHEMA)], ...] = ()
-    """Headers of the viewer that are sent along; the topic is then private to their values."""
-    select: JMESPath | None = None
-    """What of the JSON body is the state. Without it all of it is."""
-    ignore: tuple[Pointer, ...] = ()
-    """Parts of the state that are left out when states are compared, as JSON Pointers."""
-    gone: tuple[GoneStatus, ...] = (404, 410)
-    """Statuses that end the stream for good."""
-    body: Annotated[Literal["json", "text", "bytes"], BeforeValidator(values.choice("json", "text", "bytes"))] = "json"
-    """What the body is. `bytes` are sent as base64."""
-    after_write: Annotated[
-        bool | tuple[str, ...],
-        PlainValidator(_read_after_write),
-        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": TEXT_SCHEMA}]}),
-    ] = False
-    """Whether to poll at once after a successful write through the gate: `true` for its own path, or a list of paths."""
-    items: Items | None = None
-    """For `emit: {as: items}`: where the list is."""
 
 
 def _read_event_name(value: object) -> str:
@@ -487,11 +387,12 @@ class Names(Model):
     """An entry that is gone."""
 
 
-def _read_event(value: object) -> str:
-    text = read_template(value)
-    if text in RESERVED_TYPES:
-        raise ValueFault("value", f"{said(value)} is a name of the gate's own; take another")
-    return text
+def _read_markup(value: object) -> str:
+    """Text of one or more lines with `{name}` in it."""
+    text = values.read_text(value)
+    if "\0" in text or "\r" in text:
+        raise ValueFault("value", "holds CR or NUL; write lines that end with LF alone")
+    return read_any_template(value, text)
 
 
 class Emit(Model):
@@ -504,10 +405,14 @@ class Emit(Model):
     """`snapshot`: the whole state; `patch`: RFC 6902; `merge`: RFC 7396; `items`: entries added, changed and removed."""
     names: Names = Names()
     """Other names for the events of the form."""
-    event: Annotated[str | None, PlainValidator(_read_event), WithJsonSchema(TEXT_SCHEMA)] = None
-    """The event's name, a template; webhook routes only."""
+    event: EventName | None = None
+    """The event's name, a template; on webhook, stream and feed routes, and beside a `template`."""
     data: JMESPath | None = None
-    """What of `{body, headers, params, query}` is the event's data; webhook routes only. Without it the body as it came."""
+    """What is the event's data: of `{body, headers, params, query}` on webhook routes, where it is the body as it came without
+    this; of the item on feed routes."""
+    template: Annotated[str | None, PlainValidator(_read_markup), WithJsonSchema(TEXT_SCHEMA)] = None
+    """The event's data as HTML, a template over the state, record or item; values are made harmless. Events are then unnamed,
+    unless `event` names them."""
 
 
 class Proxy(Model):
@@ -515,6 +420,11 @@ class Proxy(Model):
 
     upstream: Text = ""
     """Which upstream gets them; may be left out when there is only one."""
+
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_Method = Annotated[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], BeforeValidator(values.choice(*_METHODS))]
+_SOURCES = ("poll", "stream", "task", "feed", "webhook")
 
 
 class Route(Model):
@@ -528,10 +438,18 @@ class Route(Model):
     """Regular expressions that parameters match in full; anything else is 404."""
     query: dict[str, Pattern] = {}
     """The only query parameters that count, each with a regular expression it matches in full."""
+    methods: Annotated[tuple[_Method, ...], Field(min_length=1)] | None = None
+    """Which methods open its stream. Without it `GET`; `POST`, where it takes a body to the upstream or starts a job."""
     negotiate: Boolean = False
     """Whether it answers only if `Accept` names `text/event-stream`; otherwise the next match does."""
     poll: Poll | None = None
     """Events come from a resource that is polled."""
+    stream: Stream | None = None
+    """Events come from an answer of the upstream that goes on and on."""
+    task: Task | None = None
+    """Events come from a job that is followed to its end."""
+    feed: Feed | None = None
+    """Events come from a list that grows, asked for behind a cursor."""
     webhook: Webhook | None = None
     """Events come from deliveries."""
     proxy: Proxy | None = None
@@ -555,11 +473,22 @@ class Route(Model):
         return self._line
 
     @property
-    def kind(self) -> Literal["poll", "webhook", "proxy"]:
-        """Where its events or answers come from."""
-        if self.poll is not None:
-            return "poll"
-        return "proxy" if self.webhook is None else "webhook"
+    def kind(self) -> str:
+        """Where its events or answers come from: the name of the key."""
+        return next((name for name in _SOURCES if getattr(self, name) is not None), "proxy")
+
+    @property
+    def asks(self) -> Poll | Stream | Task | Feed | Proxy | None:
+        """What it asks of an upstream, if it does."""
+        return self.poll or self.stream or self.task or self.feed or self.proxy
+
+    @property
+    def opened_by(self) -> tuple[str, ...]:
+        """The methods that open its stream."""
+        if self.methods is not None:
+            return self.methods
+        request = self.stream or (self.task.start if self.task is not None else None)
+        return ("GET",) if request is None or request.method == "GET" else ("POST",)
 
     def __eq__(self, other: object) -> bool:
         """Whether it does the same, wherever it stands in the file."""

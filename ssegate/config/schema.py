@@ -9,7 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ssegate.config.model import Config
-from ssegate.config.values import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from ssegate.config.values import DURATION_PATTERN, SIZE_PATTERN, Every, format_duration, format_size
 
 _EXPANDED = {"type": "string", "pattern": r"\$\{"}
 """A reference stands for a value of any type."""
@@ -47,6 +47,8 @@ def _spelled(default: Any, pattern: str | None) -> Any:
         return format_size(default)
     if isinstance(default, tuple):
         return list(default)
+    if isinstance(default, Every) and default.is_adaptive:
+        return {"min": format_duration(default.min), "max": format_duration(default.max)}
     return default if isinstance(default, str | bool | int | float) else str(default)
 
 

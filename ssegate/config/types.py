@@ -25,11 +25,15 @@ from ssegate.config.values import (
     ValueFault,
     said,
 )
+from ssegate.core.event import RESERVED_TYPES
 from ssegate.core.routing import PathPattern
 from ssegate.core.template import Template
 
 GATE_PATHS = "/_ssegate/"
 """Paths that begin so are the gate's own."""
+
+SINGLE_FIELDS = values.HOP_BY_HOP | {"host", "content-length"}
+"""Header fields that the gate makes itself, on whatever it sends."""
 
 TEXT_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
 DURATION_SCHEMA = {"type": "string", "pattern": values.DURATION_PATTERN}
@@ -158,6 +162,23 @@ def read_template(value: object) -> str:
     return text
 
 
+def read_event_name(value: object) -> str:
+    """An event's name with `{name}` in it, which is none of the gate's own."""
+    text = read_template(value)
+    if text in RESERVED_TYPES:
+        raise ValueFault("value", f"{said(value)} is a name of the gate's own; take another")
+    return text
+
+
+def read_any_template(value: object, text: str) -> str:
+    """A text that may have several lines, with `{name}` in it."""
+    try:
+        Template(text)
+    except ValueError as error:
+        raise broken_template(value, error) from None
+    return text
+
+
 def broken_template(value: object, error: ValueError) -> ValueFault:
     """The fault of a text that is no template."""
     # The error quotes a part of the text.
@@ -187,4 +208,5 @@ def read_literal_path(value: object) -> str:
 UrlTemplate = Annotated[
     str, PlainValidator(read_url_template), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})
 ]
+EventName = Annotated[str, PlainValidator(read_event_name), WithJsonSchema(TEXT_SCHEMA)]
 RoutePath = Annotated[str, PlainValidator(read_path), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]

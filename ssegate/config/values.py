@@ -420,6 +420,7 @@ def read_expression(value: object) -> Expression:
             warnings.simplefilter("ignore")  # jmespath deprecates literals that are no JSON, and goes on taking them
             compiled = jmespath.compile(text)
         _check_functions(compiled.parsed, value)
+        _check_literals(compiled.parsed, value)
     except jmespath.exceptions.ParseError as error:
         raise ValueFault("expression", f"{said(value)} is not JMESPath: {_jmespath_fault(value, error)}") from None
     except (jmespath.exceptions.JMESPathError, ValueError, RecursionError) as error:
@@ -486,6 +487,17 @@ def _jmespath_fault(value: object, error: jmespath.exceptions.ParseError) -> str
         said_so = str(error.message).replace("Unknown token", "no meaning for")
         return f"{said_so} at character {place}; names with other than letters, digits and _ want double quotes"
     return f"`{error.token_value}` is not expected at character {place}"
+
+
+def _check_literals(parsed: dict[str, Any], value: object) -> None:
+    """`done == true` compares with a member of the name `true`, which is hardly ever there and never meant. (Of the name `null` there
+    is none either, and that is meant.)"""
+    if parsed["type"] == "field" and parsed["value"] in ("true", "false"):
+        name = parsed["value"]
+        raise ValueFault("expression", f"{said(value)}: `{name}` is a member's name in JMESPath; write `` `{name}` ``")
+    for child in parsed["children"]:
+        if isinstance(child, dict):
+            _check_literals(child, value)
 
 
 def _check_functions(parsed: dict[str, Any], value: object) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from ssegate.config import values
+from ssegate.config.asking import Request
 from ssegate.config.types import (
     TEXT_SCHEMA,
     AnyText,
@@ -31,21 +32,17 @@ from ssegate.config.types import (
     Secrets,
     ShortForm,
     Text,
-    UrlTemplate,
     is_host,
+    read_any_template,
     read_literal_path,
     read_secrets,
     said_url,
 )
 from ssegate.config.values import Expanded, ValueFault, kind_of, plain
 from ssegate.core.scheme import standard_key
-from ssegate.core.template import Template
 
 REST_NAMES = ("callback", "secret", "id")
 """What the templates of a `rest` subscription may name, beside `env.X`."""
-
-REST_METHODS = ("post", "put", "patch", "get", "delete")
-"""The methods of its requests, as keys."""
 
 
 def _read_rest_body(value: object) -> object:
@@ -57,15 +54,7 @@ def _read_rest_body(value: object) -> object:
     found = plain(value)
     if isinstance(value, Expanded):
         return found.replace("{", "{{").replace("}", "}}") if isinstance(found, str) else found
-    return _read_any_template(found) if isinstance(found, str) else found
-
-
-def _read_any_template(text: str) -> str:
-    try:
-        Template(text)
-    except ValueError as error:
-        raise ValueFault("template", str(error)) from None
-    return text
+    return read_any_template(value, found) if isinstance(found, str) else found
 
 
 class Hmac(Model):
@@ -250,38 +239,11 @@ class SubscribeGraph(Model):
     """How long it lasts. It is renewed before that ends."""
 
 
-class RestCall(Model):
-    """A request to the backend, made of a method and a path."""
+class RestCall(Request):
+    """A request to the backend, made of a method and a path; templates know `{callback}`, `{secret}`, `{id}` and `{env.X}`."""
 
-    post: UrlTemplate | None = None
-    """The path to `POST` to, a template of `{callback}`, `{secret}`, `{id}` and `{env.X}`."""
-    put: UrlTemplate | None = None
-    """The path to `PUT` to."""
-    patch: UrlTemplate | None = None
-    """The path to `PATCH`."""
-    get: UrlTemplate | None = None
-    """The path to `GET`."""
-    delete: UrlTemplate | None = None
-    """The path to `DELETE`."""
     body: Annotated[Any, PlainValidator(_read_rest_body), WithJsonSchema({})] = Field(default=None, repr=False)
     """What is sent, as JSON; its texts are templates."""
-
-    @property
-    def method(self) -> str:
-        """In capitals."""
-        return next(name for name in REST_METHODS if getattr(self, name) is not None).upper()
-
-    @property
-    def path(self) -> str:
-        """The template."""
-        path: str = getattr(self, self.method.lower())
-        return path
-
-    @model_validator(mode="after")
-    def _just_one(self) -> RestCall:
-        if len([name for name in REST_METHODS if getattr(self, name) is not None]) != 1:
-            raise ValueFault("value", f"write one of {', '.join(REST_METHODS)}, with the path")
-        return self
 
 
 class RestCreate(RestCall):

@@ -26,6 +26,7 @@ from ssegate.core.document import (
     without,
 )
 from ssegate.core.event import Update
+from ssegate.core.markup import Markup
 from ssegate.errors import OversizeError, UndecodableError
 
 Emit = Literal["snapshot", "patch", "merge", "items"]
@@ -56,13 +57,14 @@ def make_detector(
     items_at: Search | None = None,
     items_key: Search | None = None,
     names: Mapping[str, str] | None = None,
+    markup: Markup | None = None,
     max_event_size: int = 1 << 20,
 ) -> Detector:
     """Make the detector of one topic.
 
     `ignore` are JSON Pointers into what `select` gives. `items_at` is applied to that, `items_key` to each item. `names`
     maps the event types `snapshot`, `patch`, `merge`, `added`, `changed`, `removed` to those that are sent; with
-    `emit="snapshot"` events have no type unless `snapshot` is named. Raises `ValueError` when the arguments do not fit
+    `emit="snapshot"` events have no type unless `snapshot` is named. With `markup` each state is told as HTML. Raises `ValueError` when the arguments do not fit
     together, or a pointer is none.
     """
     names = names or {}
@@ -78,7 +80,8 @@ def make_detector(
     reader = _Reader(select, ignore)
     if items_key is not None:
         return _ItemsDetector(topic, names, max_event_size, reader, items_at, items_key)
-    return _DocumentDetector(topic, emit, names, max_event_size, reader)
+    detector = _DocumentDetector(topic, emit, names, max_event_size, reader)
+    return detector if markup is None else _MarkupDetector(detector, markup)
 
 
 # --- from bytes to a state -------------------------------------------------------------------------------------------
@@ -284,6 +287,27 @@ class _DocumentDetector(_HashingDetector):
 
     def _snapshot(self, text: str) -> Update:
         return self._update(self._snapshot_type, text, text)
+
+
+class _MarkupDetector:
+    """Says each state as HTML; states that look the same are one."""
+
+    __slots__ = ("_detector", "_markup", "_told")
+
+    def __init__(self, detector: Detector, markup: Markup) -> None:
+        self._detector = detector
+        self._markup = markup
+        self._told: tuple[str, str] | None = None
+
+    def changes(self, body: bytes) -> Sequence[Update]:
+        updates = self._detector.changes(body)
+        if not updates:
+            return ()
+        told = self._markup.write(decode_text(updates[-1].data))
+        if told == self._told:
+            return ()
+        self._told = type_, text = told
+        return (Update(updates[-1].topic, text, type_, state=text),)
 
 
 class _ItemsDetector(_HashingDetector):

@@ -43,6 +43,8 @@ def decode(body: bytes) -> object:
         if not text.strip():
             raise UndecodableError("the body is not JSON: it is empty") from None
         raise UndecodableError(f"the body is not JSON: line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise UndecodableError("the body is nested too deeply") from None
     except ValueError:  # Python's own limit on the digits of an integer
         raise UndecodableError("the body is not JSON that can be kept: a number has too many digits") from None
 

@@ -6,7 +6,6 @@ The format is the WHATWG HTML standard's, 9.2.5 and 9.2.6. Data is split at CR L
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,9 +18,9 @@ RESERVED_TYPES = frozenset({"reset", "fault", "recovered", "end", "error"})
 MAX_ID_LENGTH = 64
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_LINE_END_BYTE = re.compile(rb"[\r\n]")
 _FORGING = re.compile(r"[\r\n\0]")
 _DIGITS = re.compile(r"[0-9]+")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Kind(Enum):
@@ -38,6 +37,9 @@ class Kind(Enum):
     REVOKED = "revoked"
     """The right to watch has ended for every reader of this topic: they get an `end` without id, and the topic is
     forgotten, so that whoever comes back is asked for a right anew."""
+    RESET = "reset"
+    """What comes cannot be joined to what was: every reader is told `reset`. Not stored, takes no offset; the broker gives it
+    the place before the first event of a new epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +116,138 @@ def encode_retry(milliseconds: int) -> bytes:
     return b"retry: %d\n:\n" % milliseconds
 
 
-class EventStreamDecoder:
+class LineCutter:
+    """Cuts the lines out of a stream, wherever that is cut. Their ends, CR LF, CR and LF, are left out.
+
+    A line that is longer than `max_size` bytes is told as soon as it is, as much as there is of it, and known by its length;
+    the rest of it is passed over. So not more than that and one piece is kept.
+    """
+
+    __slots__ = ("_is_first", "_is_passing", "_max_size", "_rest", "_skip_lf")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._rest = bytearray()  # of a line that has not ended: what comes byte by byte is not searched again
+        self._is_first = True
+        self._is_passing = False
+        self._skip_lf = False
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Take the next piece; return the lines it completed."""
+        if self._is_first:
+            data = self._without_mark(data)
+        if self._skip_lf and data:
+            self._skip_lf = False
+            data = data.removeprefix(b"\n")
+        if not data:
+            return []
+        # Of bytes, and not of text, `splitlines` takes just CR LF, CR and LF for ends.
+        lines = data.splitlines()
+        # A CR ends a line at once; the LF that may come with the next piece belongs to it.
+        self._skip_lf = data.endswith(b"\r")
+        rest = b"" if data.endswith((b"\n", b"\r")) else lines.pop()
+        if lines and (self._rest or self._is_passing):
+            self._complete(lines)
+        if rest and not self._is_passing:
+            self._keep(rest, lines)
+        return lines
+
+    @property
+    def rest_size(self) -> int:
+        """Bytes of the line that has not ended."""
+        return len(self._rest)
+
+    def finish(self) -> bytes:
+        """Take the line that has not ended; empty if there is none, or a leading part of it has been told."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
+
+    def _without_mark(self, data: bytes) -> bytes:
+        # "strip one leading U+FEFF BYTE ORDER MARK character, if any"
+        data = self.finish() + data
+        if len(data) < 3 and _BYTE_ORDER_MARK.startswith(data):
+            self._rest += data
+            return b""
+        self._is_first = False
+        return data.removeprefix(_BYTE_ORDER_MARK)
+
+    def _complete(self, lines: list[bytes]) -> None:
+        if self._is_passing:
+            self._is_passing = False
+            del lines[0]
+        else:
+            lines[0] = self.finish() + lines[0]
+
+    def _keep(self, rest: bytes, lines: list[bytes]) -> None:
+        self._rest += rest
+        if len(self._rest) > self._max_size:
+            lines.append(self.finish())
+            self._is_passing = True
+
+
+class EventReader:
+    """Reads lines of an event stream, which others have cut, into events."""
+
+    __slots__ = ("_data", "_id", "_type", "last_event_id", "retry_ms", "size")
+
+    def __init__(self) -> None:
+        self.last_event_id = ""
+        """The client's cursor: it moves when a block with an id has come whole; empty before the first."""
+        self.retry_ms: int | None = None
+        """The last reconnection time the server asked for, in milliseconds; None if it has not."""
+        self.size = 0
+        """Bytes of the data lines of the block that is being read."""
+        self._data: list[str] = []
+        self._type = ""
+        self._id: str | None = None  # of the block that is being read
+
+    def receive_line(self, line: bytes) -> Event | None:
+        """Take the next line, whole and without its end; return the event it completed."""
+        if not line:
+            return self._dispatch()
+        field, _, value = line.decode("utf-8", "replace").partition(":")
+        value = value.removeprefix(" ")
+        match field:
+            case "data":
+                self._data.append(value)
+                self.size += len(line)
+            case "event":
+                self._type = value
+            case "id" if "\0" not in value:
+                self._id = value
+            case "retry" if _DIGITS.fullmatch(value):
+                self.retry_ms = int(value.lstrip("0")[:12] or "0")
+        return None
+
+    def drop_data(self) -> None:
+        """Forget the data of the block that is being read; its id still moves the cursor when it has come whole."""
+        self._data = []
+        self.size = 0
+
+    def _dispatch(self) -> Event | None:
+        if self._id is not None:
+            # Not before: the id of a block that is cut would make the client pass over that event.
+            self.last_event_id, self._id = self._id, None
+        data, type_ = self._data, self._type
+        self._data, self._type, self.size = [], "", 0
+        if not data:
+            return None  # an id-only block dispatches nothing, but has moved the cursor
+        return Event("\n".join(data), type_, self.last_event_id or None)
+
+
+class EventStreamDecoder(EventReader):
     """Turns the bytes of an event stream into events, wherever they are cut.
 
     An unfinished block at the end of the stream is discarded, as the standard says.
     """
 
-    __slots__ = (
-        "_buffer", "_data", "_first", "_id", "_is_too_large", "_limit", "_searched", "_size", "_skip_lf", "_type",
-        "last_event_id", "retry_ms",
-    )  # fmt: skip
+    __slots__ = ("_is_too_large", "_limit", "_lines")
 
     def __init__(self, max_event_size: int = 64 * 1024 * 1024) -> None:
-        self.last_event_id = ""
-        """The client's cursor: it moves when a block with an id has come whole; empty before the first."""
-        self.retry_ms: int | None = None
-        """The last reconnection time the server asked for, in milliseconds; None if it has not."""
-        self._buffer = bytearray()
-        self._searched = 0  # so far there is no line end: a line that comes byte by byte is not searched again
-        self._data: list[str] = []
-        self._type = ""
-        self._id: str | None = None  # of the block that is being read
-        self._first = True
-        self._skip_lf = False
+        super().__init__()
+        self._lines = LineCutter(max_event_size)
         self._limit = max_event_size
-        self._size = 0  # bytes of the data lines of the block that is being read
         self._is_too_large = False
 
     def receive(self, data: bytes) -> list[Event]:
@@ -153,69 +262,12 @@ class EventStreamDecoder:
         return events
 
     def _receive_events(self, data: bytes) -> list[Event]:
-        self._buffer += data
         events: list[Event] = []
-        for line in self._lines():
-            self._is_too_large = self._size + len(line) > self._limit
+        for line in self._lines.cut(data):
+            self._is_too_large = self.size + len(line) > self._limit
             if self._is_too_large:
                 return events
-            if (event := self._receive_line(line)) is not None:
+            if (event := self.receive_line(line)) is not None:
                 events.append(event)
-        self._is_too_large = self._size + len(self._buffer) > self._limit
+        self._is_too_large = self.size + self._lines.rest_size > self._limit
         return events
-
-    def _lines(self) -> Iterator[bytes]:
-        """Take whole lines out of the buffer. A CR ends a line at once; the LF that may follow it belongs to it."""
-        buffer = self._buffer
-        start = 0
-        end = len(buffer)
-        if self._first:
-            # "strip one leading U+FEFF BYTE ORDER MARK character, if any"
-            if end < 3 and b"\xef\xbb\xbf".startswith(buffer):
-                return
-            self._first = False
-            if buffer.startswith(b"\xef\xbb\xbf"):
-                start = 3
-        while start < end:
-            if self._skip_lf:
-                self._skip_lf = False
-                if buffer[start] == 10:
-                    start += 1
-                    continue
-            found = _LINE_END_BYTE.search(buffer, max(start, self._searched))
-            if found is None:
-                break
-            stop = found.start()
-            line = bytes(buffer[start:stop])
-            self._skip_lf = buffer[stop] == 13
-            start = stop + 1
-            yield line
-        del buffer[:start]
-        self._searched = len(buffer)
-
-    def _receive_line(self, line: bytes) -> Event | None:
-        if not line:
-            return self._dispatch()
-        field, _, value = line.decode("utf-8", "replace").partition(":")
-        value = value.removeprefix(" ")
-        match field:
-            case "data":
-                self._data.append(value)
-                self._size += len(line)
-            case "event":
-                self._type = value
-            case "id" if "\0" not in value:
-                self._id = value
-            case "retry" if _DIGITS.fullmatch(value):
-                self.retry_ms = int(value.lstrip("0")[:12] or "0")
-        return None
-
-    def _dispatch(self) -> Event | None:
-        if self._id is not None:
-            # Not before: the id of a block that is cut would make the client pass over that event.
-            self.last_event_id, self._id = self._id, None
-        data, type_ = self._data, self._type
-        self._data, self._type, self._size = [], "", 0
-        if not data:
-            return None  # an id-only block dispatches nothing, but has moved the cursor
-        return Event("\n".join(data), type_, self.last_event_id or None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 from ssegate.core.event import Event, Kind, Update, encode_event
 from ssegate.core.journal import Form, Journal, Position
+from ssegate.core.shape import Shape
 
 EARLIEST = "earliest"
 """The cursor that stands before all that is kept."""
@@ -28,6 +30,16 @@ _RESET_GAP = encode_reset("gap")
 _RESET_UNKNOWN = encode_reset("unknown-cursor")
 
 
+class First(Enum):
+    """What a newcomer to a topic of events gets of those that came before."""
+
+    NOTHING = "nothing"
+    LAST = "last"
+    """The newest of them."""
+    KEPT = "kept"
+    """All that are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSettings:
     """What a topic's route says about its journal."""
@@ -36,8 +48,12 @@ class TopicSettings:
     max_events: int
     max_age: float
     """Seconds."""
+    max_size: int = 1 << 60
+    """Bytes of all events together."""
     snapshot_type: str = ""
     """The type of the snapshot event on a topic of changes."""
+    first: First = First.NOTHING
+    """On a topic of events; on others a newcomer gets the state."""
 
 
 @dataclass(slots=True)
@@ -56,15 +72,17 @@ class Topic:
     """One ordered sequence of events, what is known of its upstream, and its readers."""
 
     __slots__ = (
-        "_is_dirty", "_revocation", "_serial", "fault", "is_over", "is_watched", "journal", "key", "moved_at", "quiet_since", "settings",
-        "subscribers", "tally", "waiting",
+        "_is_dirty", "_revocation", "_serial", "fault", "is_over", "is_watched", "journal", "key", "left_at", "moved_at", "quiet_since",
+        "relief", "settings", "subscribers", "tally", "waiting",
     )  # fmt: skip
 
     def __init__(self, key: str, settings: TopicSettings, now: float, tally: Tally) -> None:
         self.key = key
         self.settings = settings
         self.tally = tally
-        self.journal = Journal(settings.form, max_events=settings.max_events, max_age=settings.max_age)
+        self.journal = Journal(
+            settings.form, max_events=settings.max_events, max_age=settings.max_age, max_size=settings.max_size
+        )
         self.subscribers: set[Subscriber] = set()
         """All clients that read this."""
         self.waiting: set[Subscriber] = set()
@@ -79,9 +97,18 @@ class Topic:
         """When the last event came or the last reader left."""
         self.moved_at = now
         """When the last update of any kind came."""
+        self.left_at = 0
+        """The offset up to which those who have left had read, at the furthest."""
+        self.relief: Callable[[], None] | None = None
+        """Called when somebody has read, for a source that has run ahead of its readers and waits."""
         self._serial = 0  # counts faults, so that a reader knows whether it was told of this one
         self._revocation: bytes | None = None
         self._is_dirty = False
+
+    @property
+    def ahead(self) -> int:
+        """How many events the head is before the reader that is furthest, or was when the last one left."""
+        return self.journal.head - max((reader.place for reader in self.subscribers), default=self.left_at)
 
     @property
     def is_idle(self) -> bool:
@@ -109,6 +136,8 @@ class Topic:
                 self.fault = None
             case Kind.REVOKED:
                 self._revocation = encode_event(Event(update.data, _END_TYPE))
+            case Kind.RESET:
+                self.journal.restart(position)
             case Kind.EVENT | Kind.END:
                 self.journal.append(update, position, now, self.settings.snapshot_type)
                 self.tally.events += 1
@@ -123,12 +152,12 @@ class Topic:
         for subscriber in tuple(self.waiting):
             subscriber.wake()
 
-    def lead(self, wake: Callable[[], None]) -> Subscriber:
+    def lead(self, wake: Callable[[], None], shape: Shape | None = None) -> Subscriber:
         """A reading place at the head that stands for many: it reads once what all who follow it are sent.
 
         It is no client and not counted as one. Whoever made it takes it out of `waiting`.
         """
-        leader = Subscriber(self, self.journal.head, wake)
+        leader = Subscriber(self, self.journal.head, wake, shape)
         self.waiting.add(leader)
         return leader
 
@@ -140,20 +169,35 @@ class Subscriber:
     Whoever subscribed unsubscribes.
     """
 
-    __slots__ = ("_epoch", "_farewell", "_is_closed", "_told", "offset", "topic", "wake")
+    __slots__ = ("_epoch", "_farewell", "_is_closed", "_told", "leader", "offset", "shape", "topic", "wake")
 
-    def __init__(self, topic: Topic, offset: int, wake: Callable[[], None]) -> None:
+    def __init__(self, topic: Topic, offset: int, wake: Callable[[], None], shape: Shape | None = None) -> None:
+        """`shape`: what is read is in; None is the event stream as it is kept."""
         self.topic = topic
         self.offset = offset
-        """Everything up to this offset has been read."""
+        """Everything up to this offset has been read; while there is a leader, its own offset counts."""
         self.wake = wake
+        self.shape = shape
+        self.leader: Subscriber | None = None
+        """Who reads for this client at the moment."""
         self._epoch = topic.journal.epoch
         self._told = 0  # the serial of the fault this reader has been told of and not yet of its end; 0 is none
         self._farewell: bytes | None = None
         self._is_closed = False
 
+    @property
+    def place(self) -> int:
+        """The offset up to which everything has been read, by itself or by its leader."""
+        return self.offset if self.leader is None else self.leader.offset
+
     def read(self, max_bytes: int = READ_BYTES) -> bytes:
         """Take what comes next, at least one event if there is one; empty when there is nothing for now."""
+        data = self._read(max_bytes)
+        if self.topic.relief is not None:
+            self.topic.relief()
+        return data if self.shape is None or not data else self.shape.encode(data)
+
+    def _read(self, max_bytes: int) -> bytes:
         if self._is_closed:
             farewell, self._farewell = self._farewell, None
             return farewell or b""
@@ -200,6 +244,7 @@ class Subscriber:
 
     def follow(self, leader: Subscriber) -> None:
         """Stand where the leader stands, who has read for this client so far; from now on it reads by itself."""
+        self.leader = None
         self.offset, self._epoch, self._told = leader.offset, leader._epoch, leader._told
         self._is_closed = self._is_closed or leader._is_closed  # it has read the end of their right to this
 
@@ -271,29 +316,50 @@ class Hub:
         topic = self._topics.get(update.topic)
         return topic if topic is not None and topic.receive(update, position, now) else None
 
-    def subscribe(self, topic: Topic, cursor: str | None, now: float, wake: Callable[[], None]) -> Opening:
+    def subscribe(
+        self,
+        topic: Topic,
+        cursor: str | None,
+        now: float,
+        wake: Callable[[], None],
+        shape: Shape | None = None,
+        since: Position | None = None,
+    ) -> Opening:
         """Give a client its reading place: behind its cursor where that is possible, else from the start, told by `reset`.
 
-        `cursor` is the last event id as the client sent it, `earliest`, or None for a newcomer.
+        `cursor` is the last event id as the client sent it, `earliest`, or None for a newcomer. What the opening has, and
+        what is read, is in this shape. A newcomer who has been here `since` a place gets the events that came meanwhile.
         """
         journal = topic.journal
         journal.expire(now)
         if cursor is None:
-            opening = self._welcome(topic, wake)
+            opening = self._welcome(topic, wake, since=since)
         elif cursor == EARLIEST:
             opening = self._walk(topic, wake)
         else:
             opening = self._resume(topic, cursor, wake)
+        opening.subscriber.shape = shape
+        if shape is not None and opening.data:
+            opening = replace(opening, data=shape.encode(opening.data))
         if not opening.is_finished:
             topic.subscribers.add(opening.subscriber)
             topic.waiting.add(opening.subscriber)
         return opening
 
-    def _welcome(self, topic: Topic, wake: Callable[[], None], told: bytes = b"") -> Opening:
-        """A newcomer: the state if there is one, nothing old on a topic of events, the `end` if it is over."""
-        journal = topic.journal
-        before_the_end = journal.head - 1 if topic.is_over else journal.head
-        offset = journal.state_offset if journal.has_state else before_the_end
+    def _welcome(
+        self, topic: Topic, wake: Callable[[], None], told: bytes = b"", *, since: Position | None = None
+    ) -> Opening:
+        """A newcomer: the state if there is one; of events as many as the topic says; the `end` if it is over."""
+        journal, first = topic.journal, topic.settings.first
+        if first is First.KEPT and topic.settings.form is Form.EVENTS:
+            return self._walk(topic, wake, told)
+        news = journal.head - 1 if topic.is_over else journal.head
+        if first is First.LAST:
+            news = max(journal.first, news) - 1 if len(journal) else news
+        if since is not None:
+            seen = since.offset if since.epoch == journal.epoch else journal.origin if not since.epoch else news
+            news = max(journal.first - 1, min(news, seen))
+        offset = journal.state_offset if journal.has_state else news
         return Opening(Subscriber(topic, offset, wake), told + journal.snapshot(), is_resumed=False, is_finished=False)
 
     def _walk(self, topic: Topic, wake: Callable[[], None], told: bytes = b"") -> Opening:
@@ -331,6 +397,7 @@ class Hub:
             topic.subscribers.remove(subscriber)
             topic.waiting.discard(subscriber)
             topic.quiet_since = now
+            topic.left_at = max(topic.left_at, subscriber.place)
 
     def expired(self, now: float) -> list[Topic]:
         """The topics that are idle and have been quiet for longer than their history is kept."""

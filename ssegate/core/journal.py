@@ -59,12 +59,12 @@ class Journal:
     """
 
     __slots__ = (
-        "_droppable", "_events", "_form", "_joined", "_max_age", "_max_events", "_snapshot", "_state", "_thinned", "_times",
-        "_walkable", "epoch", "head", "origin", "state_offset",
+        "_droppable", "_events", "_form", "_joined", "_max_age", "_max_events", "_max_size", "_snapshot", "_state", "_thinned",
+        "_times", "_walkable", "epoch", "head", "origin", "size", "state_offset",
     )  # fmt: skip
 
-    def __init__(self, form: Form, *, max_events: int, max_age: float) -> None:
-        """`max_age` in seconds."""
+    def __init__(self, form: Form, *, max_events: int, max_age: float, max_size: int = 1 << 60) -> None:
+        """`max_age` in seconds; `max_size` in bytes, of all events together."""
         self.epoch = ""
         """Empty until the first event."""
         self.head = 0
@@ -73,9 +73,12 @@ class Journal:
         """The place before the first event that was ever put in here; -1 when a later one did not follow."""
         self.state_offset = 0
         """The offset of the event that brought the current state; 0 when there is no state."""
+        self.size = 0
+        """Bytes of all events that are kept."""
         self._form = form
         self._max_events = max_events
         self._max_age = max_age
+        self._max_size = max_size
         self._events: deque[bytes] = deque()
         self._times: deque[float] = deque()
         self._state: tuple[str, str] = ("", "")  # type and data of a snapshot event
@@ -108,23 +111,36 @@ class Journal:
         self.head = position.offset
         self._events.append(data)
         self._times.append(now)
+        self.size += len(data)
         if update.state is not None:
             self._set_state(update.state, data, snapshot_type)
         if self._form is Form.STATES:
             self._walkable += len(data)
             self._thin()
         self._droppable = self.state_offset or self.head - (update.kind is Kind.END)
-        while len(self._events) > self._max_events and self.first <= self._droppable:
+        while self._is_too_much and self.first <= self._droppable:
             self._drop_oldest()
         self.expire(now)
         return data
+
+    @property
+    def _is_too_much(self) -> bool:
+        """Whether something has to go. The newest stays, however large it is."""
+        count = len(self._events)
+        return count > self._max_events or (self.size > self._max_size and count > 1)
+
+    def restart(self, position: Position) -> None:
+        """Begin anew behind this position: what was before cannot be joined to what comes."""
+        self._clear(Position(position.epoch, position.offset + 1))
+        self.head = position.offset
+        self._droppable = 0
 
     def _clear(self, position: Position) -> None:
         self.origin = -1 if self.epoch else position.offset - 1
         self._events.clear()
         self._times.clear()
         self._joined = (0, 0, b"")
-        self._walkable = 0
+        self._walkable = self.size = 0
         self._thinned = position.offset - 1
         self.state_offset = 0
         self.epoch = position.epoch
@@ -141,11 +157,13 @@ class Journal:
             self._thinned += 1
             index = self._thinned - self.first
             self._walkable -= len(self._events[index])
+            self.size -= len(self._events[index])
             self._events[index] = b""
 
     def _drop_oldest(self) -> None:
         data = self._events.popleft()
         self._times.popleft()
+        self.size -= len(data)
         if self._form is Form.STATES:
             self._walkable -= len(data)
 
@@ -159,6 +177,11 @@ class Journal:
         """Whether everything behind this offset is still in the ring."""
         return self.first - 1 <= after <= self.head
 
+    @property
+    def state(self) -> str:
+        """The current state, as text; empty when there is none."""
+        return self._state[1] if self.has_state else ""
+
     def snapshot(self) -> bytes:
         """The current state as an event, with the offset it came at; empty when there is none."""
         if not self.has_state:
@@ -167,11 +190,6 @@ class Journal:
             type_, data = self._state
             self._snapshot = encode_event(Event(data, type_, f"{self.epoch}-{self.state_offset}"))
         return self._snapshot
-
-    @property
-    def size(self) -> int:
-        """Bytes of all events that are kept."""
-        return sum(map(len, self._events))
 
     def kept(self) -> bytes:
         """All that is kept, in order: the events, and before them the state when its own event has left the ring."""

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import Any
 
-from ssegate.core.event import HEARTBEAT
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Subscriber
+from ssegate.core.shape import heartbeat_of
 from ssegate.edge.exchange import (
     Answer,
     Answering,
@@ -110,7 +110,10 @@ class AsgiEdge:
         reply = self._answering(
             Request(scope["method"], target, headers, version, scope.get("scheme", "http"), peer, sent)
         )
-        return reply if isinstance(reply, Answer | Stream | Relay) else await reply
+        if isinstance(reply, Answer | Stream | Relay):
+            return reply
+        async with _while_connected(body):
+            return await reply
 
     async def _render_stream(self, scope: MutableMapping[str, Any], stream: Stream, body: _Body, send: Send) -> None:
         """Write the stream to its end, or until the client is gone or takes nothing."""
@@ -279,7 +282,7 @@ class _Pump:
                 break
             if self._is_beat_due:
                 self._is_beat_due = False
-                await self._write(HEARTBEAT)
+                await self._write(heartbeat_of(subscriber.shape))
                 continue
             self._event.clear()
             await self._event.wait()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ssegate.core.headers import Headers, Pair
 
 ALLOWED_HEADERS = b"authorization, last-event-id, cache-control, content-type"
-EXPOSED_HEADERS = b"ssegate-resumed"
+EXPOSED_HEADERS = b"ssegate-resumed, ssegate-stream, ssegate-cursor, ssegate-ended, retry-after"
 MAX_AGE = b"600"
 """Seconds a browser keeps a preflight's answer."""
 

@@ -1,49 +1,28 @@
-"""A relayed request as a coroutine sees it: begun, its head awaited, its body iterated; for edges that are made of coroutines."""
+"""A request on its way to the upstream as a coroutine sees it: begun, its body sent, its head awaited, its answer read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from ssegate.core.headers import Pair
 from ssegate.edge.exchange import Relay, Relaying
-
-_HIGH_WATER = 64 * 1024
-"""Bytes of the answer that may wait to be read; with more of them the upstream is not read."""
+from ssegate.upstream.intake import AnswerHead, Intake
 
 
-@dataclass(frozen=True, slots=True)
-class RelayedHead:
-    """The beginning of the upstream's answer."""
-
-    status: int
-    headers: tuple[Pair, ...]
-
-
-class Passage:
-    """`async with Passage(relay, body) as passage:` then `read_head`, then iterate; leaving ends the request on both sides.
-
-    It is the `exchange.Viewer` of its relay. Informational answers and trailers end here.
-    """
+class Passage(Intake):
+    """`async with Passage(relay, body) as passage:` then `read_head`, then iterate; leaving ends the request on both sides."""
 
     def __init__(self, relay: Relay, body: AsyncIterable[bytes] | None, *, is_announced: bool) -> None:
         """`is_announced`: whether the request's head says that there is a body. If not, the first piece of it does."""
-        self._relay = relay
-        self._body = None if body is None else aiter(body)
+        super().__init__()
+        self.sending: asyncio.Task[None] | None = None
+        """What sends the body, if there is one, and ends when it has been sent or cannot be; see `check`."""
+        self._relay: Relay | None = relay
+        self._request_body = None if body is None else aiter(body)
         self._is_announced = is_announced
-        self._relaying: Relaying | None = None
-        self._sending: asyncio.Task[None] | None = None
         self._has_room = asyncio.Event()
-        self._news = asyncio.Event()
-        self._head: RelayedHead | None = None
-        self._pieces: deque[bytes] = deque()
-        self._unread = 0
-        self._is_complete = False
-        self._error: Exception | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,28 +30,38 @@ class Passage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._relaying is not None:
-            self._relaying.cancel()
-        if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.wait((self._sending,))
+        await self.aclose()
 
-    async def read_head(self) -> RelayedHead:
-        """Send the request and return when the head of its answer has come, which may be before its body was sent.
+    async def aclose(self) -> None:
+        """End the request on both sides."""
+        self.cancel()
+        if self.sending is not None:
+            self.sending.cancel()
+            await asyncio.wait((self.sending,))
+
+    async def begin(self) -> None:
+        """Send the request's head, and from now on its body. Raises what the body raises. A second call does nothing."""
+        if self.relaying is not None:
+            return
+        first = b""
+        if self._request_body is not None and not self._is_announced:
+            first = await anext(self._request_body, b"")
+            if not first:
+                self._request_body = None
+        relay, body = self._relay, self._request_body
+        assert relay is not None, "it has not begun"
+        self._relay = self._request_body = None  # an answer may last for hours, and its request with it
+        self.relaying = relay.begin(self, body is not None)
+        if body is not None:
+            self.sending = asyncio.get_running_loop().create_task(self._send(self.relaying, body, first))
+
+    async def read_head(self) -> AnswerHead:
+        """Begin, and return when the head of the answer has come, which may be before the body was sent.
 
         Raises `UpstreamError`, and what the request's body raises.
         """
-        first = b""
-        if self._body is not None and not self._is_announced:
-            first = await anext(self._body, b"")
-            if not first:
-                self._body = None
-        self._relaying = self._relay.begin(self, self._body is not None)
-        if self._body is not None:
-            self._sending = asyncio.get_running_loop().create_task(self._send(self._relaying, self._body, first))
-        while self._head is None:
-            await self._wait()
-        return self._head
+        await self.begin()
+        return await super().read_head()
 
     async def _send(self, relaying: Relaying, body: AsyncIterator[bytes], piece: bytes) -> None:
         try:
@@ -88,52 +77,21 @@ class Passage:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body of the answer. Raises `UpstreamError` when it is cut, and what the request's body raises."""
-        assert self._relaying is not None, "the head is read first"
-        while self._pieces or not self._is_complete:
-            if not self._pieces:
-                await self._wait()
-                continue
-            piece = self._pieces.popleft()
-            self._unread -= len(piece)
-            if self._unread < _HIGH_WATER:
-                self._relaying.resume()
+        while piece := await self.read():
             yield piece
-
-    async def _wait(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._news.clear()
-        await self._news.wait()
-        if self._error is not None and not self._pieces:
-            raise self._error
 
     # exchange.Viewer
 
-    def receive_informational(self, status: int, headers: tuple[Pair, ...]) -> None:
-        pass
-
-    def receive_head(self, status: int, headers: tuple[Pair, ...]) -> None:
-        self._head = RelayedHead(status, headers)
-        self._news.set()
-
-    def receive_data(self, data: bytes) -> None:
-        assert self._relaying is not None, "nothing comes before `begin` has returned"
-        self._pieces.append(data)
-        self._unread += len(data)
-        if self._unread >= _HIGH_WATER:
-            self._relaying.pause()
-        self._news.set()
-
-    def receive_end(self, trailers: tuple[Pair, ...]) -> None:
-        self._is_complete = True
-        self._news.set()
-
-    def flush(self) -> None:
-        pass
+    def receive_end(self, trailers: tuple[tuple[bytes, bytes], ...]) -> None:
+        """See `relay.Viewer`. What is left of the body goes nowhere; it is read all the same, since its end is waited for."""
+        self._has_room.set()
+        super().receive_end(trailers)
 
     def fail(self, error: Exception) -> None:
-        self._error = error
-        self._news.set()
+        """See `relay.Viewer`."""
+        self._has_room.set()
+        super().fail(error)
 
     def resume_sending(self) -> None:
+        """See `relay.Viewer`."""
         self._has_room.set()

@@ -16,8 +16,9 @@ from ssegate.core.scheme import Greeting, Scheme
 from ssegate.edge.exchange import Answer, Body, Request, problem
 from ssegate.errors import BrokerError, RejectedError
 from ssegate.gate.hooks import Hook
-from ssegate.gate.routes import PollRoute, WebhookRoute
+from ssegate.gate.routes import WebhookRoute
 from ssegate.gate.topics import Topics
+from ssegate.gate.watched import PollRoute
 from ssegate.sources.subscription import Keeper
 
 log = logging.getLogger(__name__)

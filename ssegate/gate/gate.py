@@ -5,27 +5,38 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import string
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ssegate.admin.diary import Diary, Entry
 from ssegate.admin.metrics import GateFigures, SubscriptionFigures, UpstreamFigures
 from ssegate.brokers.memory import MemoryBroker
 from ssegate.config.model import Config, Route
-from ssegate.core.event import encode_retry
+from ssegate.core.document import encode
+from ssegate.core.event import Event, encode_event, encode_retry
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Hub, Subscriber, Topic
+from ssegate.core.journal import Position
 from ssegate.core.lease import Standing
-from ssegate.core.routing import accepted_query, accepts_event_stream, parse_query, split_path
-from ssegate.edge.exchange import Answer, Relay, Reply, Request, Stream, problem
-from ssegate.errors import ConfigError, Problem
+from ssegate.core.routing import accepted_query, parse_query, split_path
+from ssegate.core.shape import EVENT_STREAM, JSON, OFFERED, Shape, choose
+from ssegate.edge.exchange import Answer, Relay, Reply, Request, Stream, bad_gateway, problem
+from ssegate.errors import ConfigError, Problem, RejectedError, UpstreamError
+from ssegate.gate.client import client_answers
 from ssegate.gate.deliveries import Deliveries
 from ssegate.gate.hooks import Hook
-from ssegate.gate.routes import PollRoute, ProxyRoute, Table, UpstreamSlot, WebhookRoute
+from ssegate.gate.own import Asked, OwnStreams
+from ssegate.gate.routes import EventRoute, NamesOf, ProxyRoute, Table, WebhookRoute
 from ssegate.gate.subscriptions import Subscriptions
 from ssegate.gate.topics import Topics, Watch
+from ssegate.gate.watched import PollRoute, StreamRoute, TaskRoute, UpstreamSlot
+from ssegate.gate.whole import answer_whole, read_wait
 from ssegate.interfaces import Broker
+from ssegate.sources.cursors import Cursors
+from ssegate.sources.poll import PollSource
 from ssegate.sources.subscription import TOKEN_LENGTH, Ledger
 from ssegate.upstream.forwarded import client_address
 
@@ -38,6 +49,8 @@ CURSOR_FIELDS = ("lastEventId", "last_event_id", "Last-Event-ID")
 
 MAX_CURSOR = 256
 
+_LETTERS = string.ascii_letters + string.digits
+
 COMEBACK = (5.0, 15.0)
 """Seconds within which a client that is turned away for now comes back, at random."""
 
@@ -46,11 +59,31 @@ DRAIN_PART = 0.75
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
-_STREAM_HEADERS: tuple[Pair, ...] = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-store, no-transform"),
-    (b"x-accel-buffering", b"no"),
-)
+_UNACCEPTABLE = f"this is an event stream; let Accept name one of {', '.join(OFFERED)}"
+_NO_SUCH_STREAM = "there is no stream with this name, or it is not yours"
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who asks for an event route, and how."""
+
+    request: Request
+    address: str
+    cursor: str | None
+    """Where the client stood; None for a newcomer."""
+    media: str
+    """In which media type it is answered."""
+    wait: float
+    """Seconds for which it waits for news, where it wants them in one answer."""
+    shared: tuple[Pair, ...]
+    """Headers that go into whatever is answered."""
+    since: Position | None = None
+    """The place of the topic when the viewer came, where the upstream was waited for since then."""
+
+    @property
+    def is_event_source(self) -> bool:
+        """Whether it may be an `EventSource`, which gives up for good on 5xx and comes back after a stream that has ended."""
+        return self.media == EVENT_STREAM and self.request.method == "GET"
 
 
 class Gate:
@@ -59,18 +92,20 @@ class Gate:
     def __init__(
         self, config: Config, *, broker: Broker | None = None, own: Mapping[bytes, Answer] | None = None
     ) -> None:
-        """`own` are answers to paths below `/_ssegate/`.
+        """`own` are further answers to paths below `/_ssegate/`.
 
         Raises `ConfigError` when `server.state_dir` is needed and cannot be used.
         """
-        self._ledger = _open_ledger(config)
-        self.table = Table(config, ledger=self._ledger)
+        self._ledger, self._cursors = Ledger(config.server.state_dir), Cursors(config.server.state_dir)
+        _open_state(config, self._ledger, self._cursors)
+        self.table = Table(config, ledger=self._ledger, cursors=self._cursors)
         self.hub = Hub()
         self.topics = Topics(self.hub, broker or MemoryBroker(_make_epoch), max_topics=config.limits.topics)
+        self.own = OwnStreams(self.topics)
         self.subscriptions = Subscriptions(self._ledger, lambda: self.table)
         self.deliveries = Deliveries(self.topics, Diary(secrets.token_hex(4)), self.subscriptions.keepers)
         self.is_draining = False
-        self._own = dict(own or {})
+        self._own = {**client_answers(), **(own or {})}
         self._is_started = False
         self._clients = 0
         self._clients_by_ip: Counter[str] = Counter()
@@ -121,7 +156,8 @@ class Gate:
 
     def reload(self, config: Config) -> None:
         """Go over to another configuration. Streams of routes that are the same in both stay open."""
-        before, self.table = self.table, Table(config, before=self.table, ledger=self._ledger)
+        before = self.table
+        self.table = Table(config, before=before, ledger=self._ledger, cursors=self._cursors)
         self.subscriptions.begin()
         self.topics.max_topics = config.limits.topics
         gone = [
@@ -129,7 +165,7 @@ class Gate:
         ]
         leaving = self.topics.owned_by(gone)
         for topic in leaving:
-            self.topics.forget(topic.key)
+            self.topics.forget(topic.key, for_good=False)
         slots = [slot for slot in before.slots.values() if slot not in self.table.slots.values()]
         self._spawn(self._retire(leaving, slots, config.server.drain.timeout))
 
@@ -189,7 +225,7 @@ class Gate:
         if self.subscriptions.below and path[:-TOKEN_LENGTH] in self.subscriptions.below:
             return self._answer_callback(request, path, query)
         if path.startswith(OWN_PATHS):
-            return self._own.get(path) or problem(404, "there is nothing at this path")
+            return self._answer_own(path, request.headers)
         match = self.table.router.match(request.method, path, request.headers.get("accept"))
         if match is None:
             return self._answer_unmatched(request, path)
@@ -197,11 +233,22 @@ class Gate:
             return self._relay(match.target, request, path)
         return self._answer_event_route(match.target, match.params, request, query)
 
+    def _answer_own(self, path: bytes, headers: Headers) -> Answer:
+        """The gate's own things; what the client has already is not sent again (RFC 9110, 13.1.2)."""
+        answer = self._own.get(path)
+        if answer is None:
+            return problem(404, "there is nothing at this path")
+        etag = dict(answer.headers).get(b"etag")
+        known = headers.get("if-none-match")
+        if etag is not None and known is not None and etag.decode() in known:
+            return Answer(304, tuple(pair for pair in answer.headers if pair[0] != b"content-type"))
+        return answer
+
     def _answer_unmatched(self, request: Request, path: bytes) -> Answer:
         shared = self._cors(request.headers)
         allowed = self.table.router.allowed(path)
         if request.method in allowed:
-            return problem(406, "this is an event stream; let Accept name text/event-stream", shared)
+            return problem(406, _UNACCEPTABLE, shared)
         if allowed:
             allow = (b"allow", ", ".join(sorted(allowed)).encode())
             return problem(405, f"{request.method} is not served here", (allow, *shared))
@@ -217,106 +264,165 @@ class Gate:
     # Event streams
 
     def _answer_event_route(
-        self, target: PollRoute | WebhookRoute, params: Mapping[str, str], request: Request, query: bytes
+        self, target: EventRoute | NamesOf, params: Mapping[str, str], request: Request, query: bytes
     ) -> Reply | Awaitable[Reply]:
-        route, shared = target.route, self._shared_headers(target.route, request.headers)
+        route = target.route.route if isinstance(target, NamesOf) else target.route
+        shared = self._shared_headers(route, request.headers)
         if request.method == "OPTIONS":
-            return self._preflight(request.headers, shared)
+            return self._preflight(request, shared)
         fields = parse_query(query)
-        asked = accepted_query(route.query, fields)
+        asked = accepted_query({} if isinstance(target, NamesOf) else route.query, fields)
         if asked is None:
             return problem(404, "a query parameter does not have the form this route accepts", shared)
-        if not accepts_event_stream(request.headers.get("accept")):
-            return problem(406, "this is an event stream; let Accept name text/event-stream", shared)
+        media = choose(request.headers.get("accept"), (EVENT_STREAM,) if route.negotiate else OFFERED)
+        if media is None:
+            return problem(406, _UNACCEPTABLE, shared)
         if request.method == "HEAD":
-            return Answer(200, (*_STREAM_HEADERS, *shared))
-        viewer = client_address(request.peer, request.headers, self.config.server.trusted_proxies)
-        if (reason := self._refusal(viewer)) is not None:
-            return self._turn_away(reason, shared)
-        cursor = _cursor(request.headers, fields)
-        return self._open_stream(target, params, asked, cursor, viewer, request, shared)
-
-    def _open_stream(
-        self,
-        target: PollRoute | WebhookRoute,
-        params: Mapping[str, str],
-        asked: Mapping[str, str],
-        cursor: str | None,
-        viewer: str,
-        request: Request,
-        shared: tuple[Pair, ...],
-    ) -> Reply | Awaitable[Reply]:
-        if isinstance(target, WebhookRoute):
-            topic = self.topics.open(target.key(params), target)
-            return self._stream(topic, target.route, cursor, viewer, shared)
+            return Answer(200, (*_stream_headers(media), *shared))
         try:
-            poll = target.target(params, asked, request.headers)
-        except (ValueError, LookupError):
-            return problem(404, "the path or the query does not make a resource", shared)
-        watch = self.topics.watch(target, poll, params)
-        if watch is None:
-            return self._turn_away("topics", shared)
-        if watch.is_cold:
-            return self._open_cold_stream(watch, cursor, viewer, shared)
-        return self._stream(watch.topic, target.route, cursor, viewer, shared)
+            wait = read_wait(None if media != JSON or "wait" in asked else dict(fields).get("wait"))
+        except RejectedError as error:
+            return problem(error.status, str(error), shared)
+        address = client_address(request.peer, request.headers, self.config.server.trusted_proxies)
+        viewer = Viewer(request, address, _cursor(request.headers, fields), media, wait, shared)
+        if (reason := self._refusal(address)) is not None:
+            return self._turn_away(reason, viewer)
+        return self._open(target, params, asked, viewer)
 
-    async def _open_cold_stream(
-        self, watch: Watch, cursor: str | None, viewer: str, shared: tuple[Pair, ...]
-    ) -> Answer | Stream:
-        """Wait for the first poll; what it says may be the answer."""
+    def _open(
+        self, target: EventRoute | NamesOf, params: Mapping[str, str], asked: Mapping[str, str], viewer: Viewer
+    ) -> Reply | Awaitable[Reply]:
+        headers = viewer.request.headers
+        if isinstance(target, NamesOf):
+            watch = self.own.find(target.route, params, headers)
+            return self._show_own(watch, viewer) if watch is not None else problem(404, _NO_SUCH_STREAM, viewer.shared)
+        if isinstance(target, WebhookRoute):
+            return self._show(self.topics.open(target.key(params), target), target.route, viewer)
+        if isinstance(target, StreamRoute | TaskRoute) and target.is_own:
+            watch = self.own.resumed(target, viewer.cursor, headers)
+            return self._show_own(watch, viewer) if watch is not None else self._open_own(target, params, asked, viewer)
+        try:
+            wanted = target.target(params, asked, headers)
+        except (ValueError, LookupError):
+            return problem(404, "the path or the query does not make a resource", viewer.shared)
+        watch = self.topics.watch(target, target.key(wanted), partial(target.make_source, target=wanted), params)
+        if watch is None:
+            return self._turn_away("topics", viewer)
+        if watch.is_cold:
+            return self._show_cold(watch, viewer)
+        return self._show(watch.topic, target.route, viewer)
+
+    async def _show_cold(self, watch: Watch, viewer: Viewer) -> Reply:
+        """Wait for the first answer of the upstream; what it says may be ours."""
+        journal = watch.topic.journal
+        viewer = replace(viewer, since=Position(journal.epoch, journal.head))
         status = await self.topics.first_answer(watch)
         if status is not None:
-            return problem(status, f"the upstream answered {status}", shared)
+            return problem(status, f"the upstream answered {status}", viewer.shared)
         topic = self.hub.get(watch.topic.key)  # it may have had to give way meanwhile
-        if (reason := self._refusal(viewer)) is not None:
-            return self._turn_away(reason, shared)
-        return self._stream(topic, watch.route.route, cursor, viewer, shared)
+        if (reason := self._refusal(viewer.address)) is not None:
+            return self._turn_away(reason, viewer)
+        shown = self._show(topic, watch.route.route, viewer)
+        return await shown if isinstance(shown, Awaitable) else shown
 
-    def _stream(
-        self, topic: Topic | None, route: Route, cursor: str | None, viewer: str, shared: tuple[Pair, ...]
-    ) -> Answer | Stream:
+    async def _open_own(
+        self, target: StreamRoute | TaskRoute, params: Mapping[str, str], asked: Mapping[str, str], viewer: Viewer
+    ) -> Reply:
+        """Open a stream that belongs to this request; what the upstream says before it begins may be our answer."""
+        opening = Asked(viewer.request, params, asked, self.config.limits.stream_body, viewer.shared)
+        try:
+            opened = await self.own.open(target, opening)
+        except UpstreamError as error:
+            answer = bad_gateway(error)
+            opened = Answer(answer.status, (*answer.headers, *viewer.shared), answer.body)
+        if opened is None:
+            return self._turn_away("topics", viewer)
+        if isinstance(opened, Answer):
+            is_trouble = opened.status >= 500 and viewer.is_event_source
+            return self._turn_back(opened.status, viewer) if is_trouble else opened
+        shown = self._show_own(opened, viewer)
+        return await shown if isinstance(shown, Awaitable) else shown
+
+    def _show_own(self, watch: Watch, viewer: Viewer) -> Reply | Awaitable[Reply]:
+        self.topics.go_on(watch)
+        named = (b"ssegate-stream", watch.name.encode())
+        return self._show(watch.topic, watch.route.route, replace(viewer, shared=(*viewer.shared, named)))
+
+    def _show(self, topic: Topic | None, route: Route, viewer: Viewer) -> Reply | Awaitable[Reply]:
+        """Let the viewer read the topic, in the shape that was asked for."""
         if topic is None:
-            return self._turn_away("topics", shared)
-        opening = self.topics.subscribe(topic, cursor)
+            return self._turn_away("topics", viewer)
+        if viewer.media == JSON:
+            answer = answer_whole(self.topics, topic, viewer.cursor, viewer.wait, viewer.shared)
+            return answer if isinstance(answer, Answer) else self._hold(answer, viewer.address)
+        return self._stream(topic, route, viewer)
+
+    async def _hold(self, answer: Awaitable[Answer], address: str) -> Answer:
+        """A client that waits for news counts like one that reads a stream."""
+        self._enter(address)
+        try:
+            return await answer
+        finally:
+            self._leave(address)
+
+    def _stream(self, topic: Topic, route: Route, viewer: Viewer) -> Answer | Stream:
+        shape = None if viewer.media == EVENT_STREAM else Shape(viewer.media)
+        opening = self.topics.subscribe(topic, viewer.cursor, shape, viewer.since)
         if opening.is_finished:
-            return Answer(204, shared)
-        self._clients += 1
-        self._clients_by_ip[viewer] += 1
+            return Answer(204, viewer.shared)
+        self._enter(viewer.address)
         resumed = (b"ssegate-resumed", b"yes" if opening.is_resumed else b"no")
         retry = round(route.retry * 1000 * random.uniform(0.5, 1.5))
         subscriber = opening.subscriber  # not the opening, which has the document, for as long as the stream lives
+        address = viewer.address  # nor the request
         return Stream(
-            (*_STREAM_HEADERS, resumed, *shared),
-            encode_retry(retry),
+            (*_stream_headers(viewer.media), resumed, *viewer.shared),
+            encode_retry(retry) if shape is None else shape.heartbeat,
             subscriber,
             state=opening.data,
             heartbeat=route.heartbeat,
             max_age=route.max_age * random.uniform(0.8, 1.2) if route.max_age else None,
-            close=lambda: self._leave(subscriber, viewer),
+            close=lambda: self._part(subscriber, address),
         )
 
-    def _leave(self, subscriber: Subscriber, viewer: str) -> None:
+    def _part(self, subscriber: Subscriber, address: str) -> None:
         self.topics.unsubscribe(subscriber)
-        self._clients -= 1
-        self._clients_by_ip[viewer] -= 1
-        if not self._clients_by_ip[viewer]:
-            del self._clients_by_ip[viewer]
+        self._leave(address)
 
-    def _refusal(self, viewer: str) -> str | None:
+    def _enter(self, address: str) -> None:
+        self._clients += 1
+        self._clients_by_ip[address] += 1
+
+    def _leave(self, address: str) -> None:
+        self._clients -= 1
+        self._clients_by_ip[address] -= 1
+        if not self._clients_by_ip[address]:
+            del self._clients_by_ip[address]
+
+    def _refusal(self, address: str) -> str | None:
         """Why there is no stream for this viewer now; None when there is."""
         limits = self.config.limits
         if self.is_draining:
             return "draining"
         if self._clients >= limits.clients:
             return "clients"
-        if limits.clients_per_ip is not None and self._clients_by_ip[viewer] >= limits.clients_per_ip:
+        if limits.clients_per_ip is not None and self._clients_by_ip[address] >= limits.clients_per_ip:
             return "clients_per_ip"
         return None
 
-    def _turn_away(self, reason: str, shared: tuple[Pair, ...]) -> Stream:
-        """An `EventSource` gives up for good on 503 or 502; this it takes for a stream that ended, and comes back."""
+    def _turn_away(self, reason: str, viewer: Viewer) -> Answer | Stream:
+        """An `EventSource` gives up for good on 503 or 502; a stream that has ended makes it come back. Others are told."""
         self._refusals[reason] += 1
-        return Stream((*_STREAM_HEADERS, *shared), _comeback(), None)
+        if not viewer.is_event_source:
+            again = (b"retry-after", b"%d" % random.uniform(*COMEBACK))
+            return problem(503, "there is no room for this now; come back later", (again, *viewer.shared))
+        return Stream((*_stream_headers(EVENT_STREAM), *viewer.shared), _comeback(), None)
+
+    def _turn_back(self, status: int, viewer: Viewer) -> Stream:
+        """The upstream cannot open a stream of its own for this viewer now, who is told so and comes back."""
+        fact = {"reason": "upstream", "status": status, "message": "the upstream cannot be asked now"}
+        fault = encode_event(Event(encode(fact), "fault"))
+        return Stream((*_stream_headers(EVENT_STREAM), *viewer.shared), _comeback() + fault, None)
 
     # CORS
 
@@ -332,10 +438,12 @@ class Gate:
         """What every answer of an event route carries."""
         return self._cors(headers, vary=(b"Accept",) if route.negotiate else ())
 
-    def _preflight(self, headers: Headers, shared: tuple[Pair, ...]) -> Answer:
-        allow = (b"allow", b"GET, HEAD, OPTIONS")
+    def _preflight(self, request: Request, shared: tuple[Pair, ...]) -> Answer:
+        served = self.table.router.allowed(request.target.partition(b"?")[0])
+        listed = b", ".join(name.encode() for name in sorted(served) if name != "OPTIONS")
         cors = self.table.cors
-        return Answer(204, (allow, *shared, *(cors.preflight(headers, b"GET, HEAD") if cors is not None else ())))
+        told = cors.preflight(request.headers, listed) if cors is not None else ()
+        return Answer(204, ((b"allow", listed + b", OPTIONS"), *shared, *told))
 
     # Pass-through
 
@@ -352,6 +460,8 @@ class Gate:
         followed = {route: route.follows(path) for route in self.table.routes if isinstance(route, PollRoute)}
 
         def is_touched(watch: Watch) -> bool:
+            if not isinstance(watch.route, PollRoute) or not isinstance(watch.source, PollSource):
+                return False
             if watch.route.follows_own_writes:
                 read = watch.source.target.path.partition("?")[0].encode()
                 return watch.route.slot is slot and split_path(read) == segments
@@ -388,27 +498,38 @@ class Gate:
                     failing=slot.record.failing,
                     avoided=slot.record.avoided,
                     connections=slot.upstream.statistics(),
+                    streams=dict(slot.record.openings),
                 )
                 for name, slot in self.table.slots.items()
             ),
         )
 
 
-def _open_ledger(config: Config) -> Ledger:
-    ledger = Ledger(config.server.state_dir)
+def _open_state(config: Config, ledger: Ledger, cursors: Cursors) -> None:
+    """Read what an earlier process has left, and see that it can be written where there will be something to write."""
     try:
         ledger.load()
         if any(route.webhook is not None and route.webhook.subscribe is not None for route in config.routes):
             ledger.prepare()  # else there is nothing to write, and the folder need not be there
+        if any(route.feed is not None for route in config.routes):
+            cursors.prepare()
     except (OSError, ValueError) as error:
         fact = f"{error.strerror or error}" if isinstance(error, OSError) else "its subscriptions.json is damaged"
         message = f"{config.server.state_dir}: {fact[:1].lower()}{fact[1:]}; name a folder that the gate may write to"
         raise ConfigError([Problem(config.source, 0, 0, "value", "server.state_dir", message)]) from error
-    return ledger
+
+
+def _stream_headers(media: str) -> tuple[Pair, ...]:
+    return (
+        (b"content-type", media.encode()),
+        (b"cache-control", b"no-store, no-transform"),
+        (b"x-accel-buffering", b"no"),
+    )
 
 
 def _make_epoch() -> str:
-    return secrets.token_hex(5)
+    """65 bits in eleven letters and digits: by its epoch a client that cannot read the name of its stream finds it again."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(11))
 
 
 def _comeback() -> bytes:

@@ -23,7 +23,8 @@ from ssegate.sources.subscription import Ledger, Record
 from ssegate.sources.webhook import Selection
 
 if TYPE_CHECKING:
-    from ssegate.gate.routes import PollRoute, WebhookRoute
+    from ssegate.gate.routes import WebhookRoute
+    from ssegate.gate.watched import PollRoute
 
 Secrets = Sequence[str]
 

@@ -1,18 +1,22 @@
-"""Which topics there are, which of them are polled, and when they are let go of."""
+"""Which topics there are, which of them are watched at an upstream, and when they are let go of."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 
-from ssegate.core.event import Update
+from ssegate.core.event import Kind, Update
 from ssegate.core.hub import Hub, Opening, Subscriber, Topic
 from ssegate.core.journal import Position
-from ssegate.gate.routes import PollRoute, WebhookRoute
+from ssegate.core.shape import Shape
+from ssegate.errors import BrokerError
+from ssegate.gate.routes import EventRoute
+from ssegate.gate.watched import PollRoute, WatchedRoute
 from ssegate.interfaces import Broker
-from ssegate.sources.poll import PollSource, PollTarget
+from ssegate.sources.awaited import WatchedSource
+from ssegate.sources.poll import PollSource
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +30,37 @@ RESTART = 5.0
 """Seconds before a source that failed in a way it should not is started again."""
 
 
-Named = tuple[PollRoute, tuple[str | None, ...]]
+_BEGINNINGS = frozenset({Kind.EVENT, Kind.END, Kind.RESET})
+"""Updates whose position is the topic's; others before the first event have one that counts for nothing."""
+
+Meant = tuple[WatchedRoute, tuple[str | None, ...]]
 """A route and the values of the parameters that decide what it asks."""
+
+MakeSource = Callable[[Topic], WatchedSource]
 
 
 class Watch:
-    """One polled topic: its source, and the task that runs it while somebody wants it."""
+    """One topic that is watched at an upstream: its source, and the task that runs it while somebody wants it."""
 
-    def __init__(self, route: PollRoute, target: PollTarget, params: Mapping[str, str], topic: Topic) -> None:
+    def __init__(
+        self,
+        route: WatchedRoute,
+        make_source: MakeSource,
+        params: Mapping[str, str],
+        topic: Topic,
+        name: str,
+        owner: bytes,
+    ) -> None:
         self.route = route
         self.params = params
         """The path's parameters of the viewer that came first."""
-        self.named: Named = (route, tuple(params.get(name) for name in route.deciding))
+        self.meant: Meant = (route, tuple(params.get(name) for name in route.deciding))
         self.topic = topic
-        self.source: PollSource = route.make_source(topic.key, target, lambda: len(topic.subscribers))
+        self.name = name
+        """The path by which it is found again, where it belongs to one request; else empty."""
+        self.owner = owner
+        """Whose it is then: see `WatchedRoute.owner`."""
+        self.source: WatchedSource = make_source(topic)
         self.task: asyncio.Task[None] | None = None
         self.running = asyncio.Lock()
         """Held while the source runs, and until it has unwound: it never runs twice at a time."""
@@ -67,15 +88,19 @@ class Topics:
         self.hub = hub
         self.max_topics = max_topics
         self._broker = broker
-        self._owners: dict[str, PollRoute | WebhookRoute] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._owners: dict[str, EventRoute] = {}
         self._watches: dict[str, Watch] = {}
-        self._alike: dict[Named, dict[Watch, None]] = {}
+        self._alike: dict[Meant, dict[Watch, None]] = {}
         """The same by what a webhook can name of them."""
+        self._epochs: dict[str, Watch] = {}
+        """Those that belong to one request, by the epoch of their cursors."""
         self._tasks: set[asyncio.Task[None]] = set()
         """Every task that has not come to its end: the sweeper, and sources, stopped ones too."""
 
     async def start(self) -> None:
         """Connect to the broker. Raises `BrokerError`."""
+        self._loop = asyncio.get_running_loop()  # asking for it costs a system call on Python 3.11, for each event
         await self._broker.start(self._deliver)
         self._spawn(self._sweep())
 
@@ -106,10 +131,18 @@ class Topics:
     def _deliver(self, update: Update, position: Position) -> None:
         """See `interfaces.Deliver`. All that comes in one turn of the loop leaves in one."""
         topic = self.hub.deliver(update, position, time.monotonic())
+        if position.offset <= 1 and update.kind in _BEGINNINGS:
+            self._note_epoch(update.topic, position.epoch)
         if topic is not None:
-            asyncio.get_running_loop().call_soon(topic.wake)
+            assert self._loop is not None, "it was started"
+            self._loop.call_soon(topic.wake)
 
-    async def publish(self, update: Update, route: WebhookRoute) -> Topic | None:
+    def _note_epoch(self, key: str, epoch: str) -> None:
+        watch = self._watches.get(key)
+        if watch is not None and watch.name:
+            self._epochs[epoch] = watch
+
+    async def publish(self, update: Update, route: EventRoute) -> Topic | None:
         """Publish an update of a topic that may have no viewer; the topic, or None when there is no room for another.
 
         Raises `BrokerError`.
@@ -121,23 +154,43 @@ class Topics:
 
     # Viewers
 
-    def watch(self, route: PollRoute, target: PollTarget, params: Mapping[str, str]) -> Watch | None:
-        """Poll this from now on. None when there is no room for another topic.
+    def watch(
+        self,
+        route: WatchedRoute,
+        key: str,
+        make_source: MakeSource,
+        params: Mapping[str, str],
+        *,
+        name: str = "",
+        owner: bytes = b"",
+    ) -> Watch | None:
+        """Watch this from now on. None when there is no room for another topic.
 
         Whoever gets it looks whether it `is_cold` and then waits for its `first_answer`, or subscribes to its topic in the
         same turn of the loop.
         """
-        key = route.key(target)
         topic = self.open(key, route)
         if topic is None:
             return None
         watch = self._watches.get(key)
         if watch is None:
-            watch = self._watches[key] = Watch(route, target, params, topic)
-            self._alike.setdefault(watch.named, {})[watch] = None
-        if not topic.is_over and watch.task is None and not watch.source.is_over:
-            self._begin(watch)
+            watch = self._watches[key] = Watch(route, make_source, params, topic, name, owner)
+            self._alike.setdefault(watch.meant, {})[watch] = None
+        self.go_on(watch)
         return watch
+
+    def go_on(self, watch: Watch) -> None:
+        """Somebody is here for it: if it has been stopped meanwhile, and is not over, it is watched again."""
+        if not watch.topic.is_over and watch.task is None and not watch.source.is_over:
+            self._begin(watch)
+
+    def get(self, key: str) -> Watch | None:
+        """The topic with this key, if it is or was watched here."""
+        return self._watches.get(key)
+
+    def of_epoch(self, epoch: str) -> Watch | None:
+        """The topic of one request whose cursors begin so."""
+        return self._epochs.get(epoch)
 
     async def first_answer(self, watch: Watch) -> int | None:
         """Wait a while for the first poll: its status where the viewer is to be told that instead of a stream."""
@@ -157,12 +210,14 @@ class Topics:
             self._forget_refused(watch)
         return status
 
-    def subscribe(self, topic: Topic, cursor: str | None) -> Opening:
-        """Give a viewer its reading place. The edge sets `wake` when it begins to read."""
-        return self.hub.subscribe(topic, cursor, time.monotonic(), _nothing)
+    def subscribe(
+        self, topic: Topic, cursor: str | None, shape: Shape | None = None, since: Position | None = None
+    ) -> Opening:
+        """Give a viewer its reading place; see `Hub.subscribe`. The edge sets `wake` when it begins to read."""
+        return self.hub.subscribe(topic, cursor, time.monotonic(), _nothing, shape, since)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Take a viewer away. After the last one polling goes on for the route's `linger`."""
+        """Take a viewer away. After the last one it is watched for the route's `linger`."""
         topic = subscriber.topic
         self.hub.unsubscribe(subscriber, time.monotonic())
         watch = self._watches.get(topic.key)
@@ -170,7 +225,7 @@ class Topics:
             self._linger(watch)
 
     def _linger(self, watch: Watch) -> None:
-        """Stop polling after a while, unless somebody comes back."""
+        """Stop watching after a while, unless somebody comes back."""
         if watch.linger is not None:
             watch.linger.cancel()
         watch.linger = asyncio.get_running_loop().call_later(watch.route.linger, self._end_linger, watch)
@@ -179,6 +234,17 @@ class Topics:
         watch.linger = None
         if not watch.is_wanted:
             self._stop(watch)
+            if last := watch.source.farewell():
+                self._spawn(self._part_from(watch, last))
+
+    async def _part_from(self, watch: Watch, last: Sequence[Update]) -> None:
+        """It cannot be watched again: say so, behind all it has said."""
+        async with watch.running:
+            try:
+                for update in last:
+                    await self._broker.publish(update)
+            except BrokerError as error:
+                log.warning("publish %s: %s; who comes back to it gets no end", watch.topic.key, error)
 
     # Sources
 
@@ -218,7 +284,7 @@ class Topics:
         if watch.topic.is_revoked:
             self.forget(watch.topic.key)
         elif (error := task.exception()) is not None:
-            log.error("poll of %s stopped on a defect; it is started again", watch.topic.key, exc_info=error)
+            log.error("watching %s stopped on a defect; it is started again", watch.topic.key, exc_info=error)
             asyncio.get_running_loop().call_later(RESTART, self._restart, watch)
         else:
             self._forget_refused(watch)
@@ -240,7 +306,7 @@ class Topics:
         """Make the topics that match poll at once; return how many."""
         hinted = [watch for watch in self._watches.values() if watch.task is not None and matches(watch)]
         for watch in hinted:
-            watch.source.hint()
+            _hint(watch)
         return len(hinted)
 
     def hint_route(self, route: PollRoute, params: Mapping[str, str]) -> list[Watch]:
@@ -255,12 +321,17 @@ class Topics:
             alike = list(self._alike.get((route, tuple(values)), ()))
         hinted = [watch for watch in alike if watch.task is not None]
         for watch in hinted:
-            watch.source.hint(gather=True)
+            _hint(watch, gather=True)
         return hinted
 
     # Room
 
-    def open(self, key: str, route: PollRoute | WebhookRoute) -> Topic | None:
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for another topic, at the cost of one that nobody needs."""
+        return len(self.hub) < self.max_topics or self.hub.longest_idle() is not None
+
+    def open(self, key: str, route: EventRoute) -> Topic | None:
         """The topic, made if it is not there; None when there is no room for another."""
         topic = self.hub.get(key)
         if topic is not None:
@@ -278,25 +349,31 @@ class Topics:
         self.forget(idle.key)
         return True
 
-    def forget(self, key: str) -> None:
-        """Drop a topic, its source and its numbering. Readers it still has get nothing more, and are for the caller to close."""
+    def forget(self, key: str, *, for_good: bool = True) -> None:
+        """Drop a topic, its source and its numbering. Readers it still has get nothing more, and are for the caller to close.
+
+        Unless `for_good`, what its source remembers beyond itself stays: the next one goes on there."""
         self._owners.pop(key, None)
         watch = self._watches.pop(key, None)
         if watch is not None:
             self._stop(watch)
             self._part(watch)
+            if for_good:
+                watch.source.forget()
         self.hub.drop(key)
         forget = getattr(self._broker, "forget", None)  # interfaces.Forgets
         if forget is not None:
             forget(key)
 
     def _part(self, watch: Watch) -> None:
-        alike = self._alike[watch.named]
+        alike = self._alike[watch.meant]
         del alike[watch]
         if not alike:
-            del self._alike[watch.named]
+            del self._alike[watch.meant]
+        if self._epochs.get(watch.topic.journal.epoch) is watch:
+            del self._epochs[watch.topic.journal.epoch]
 
-    def owned_by(self, routes: Collection[PollRoute | WebhookRoute]) -> list[Topic]:
+    def owned_by(self, routes: Collection[EventRoute]) -> list[Topic]:
         """The topics of these routes."""
         return [topic for topic in self.hub if self._owners.get(topic.key) in routes]
 
@@ -305,6 +382,11 @@ class Topics:
             await asyncio.sleep(SWEEP)
             for topic in self.hub.expired(time.monotonic()):
                 self.forget(topic.key)
+
+
+def _hint(watch: Watch, *, gather: bool = False) -> None:
+    if isinstance(watch.source, PollSource):
+        watch.source.hint(gather=gather)
 
 
 def _is_alike(watch: Watch, params: Mapping[str, str]) -> bool:

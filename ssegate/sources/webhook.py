@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ssegate.core.delivery import Message, write_json
 from ssegate.core.event import RESERVED_TYPES, Update, encode_text
+from ssegate.core.markup import plain, render
 from ssegate.core.template import Template
 from ssegate.errors import RejectedError, UndecodableError
 
@@ -52,17 +53,20 @@ class WebhookReceiver:
         topic_of: TopicOf,
         event: Template | None,
         data: Search | None,
+        template: Template | None = None,
         max_event_size: int,
         environ: Mapping[str, str],
     ) -> None:
-        """`event` and `data` are the route's `emit`; without `data` an event's data is the body as it came.
+        """`event`, `data` and `template` are the route's `emit`; without `data` an event's data is the body as it came, and a
+        template makes HTML of what `data` gives, or of the whole message.
 
-        `environ` is what `{env.X}` in `event` stands for.
+        `environ` is what `{env.X}` in `event` and `template` stands for.
         """
         self._selection = selection
         self._topic_of = topic_of
         self._event = event
         self._data = data
+        self._template = template
         self._max_event_size = max_event_size
         self._environ = environ
 
@@ -79,7 +83,7 @@ class WebhookReceiver:
         if topic is None:
             raise RejectedError(202, f"no event: no viewer can ask for {_listed(params)}")
         facts = {**message.facts, "params": params}
-        data = self._make_data(facts, message)
+        data = self._make_data(facts, message, params)
         if data is None:
             return ()
         type_ = "" if self._event is None else self._make_type(self._event, facts, params)
@@ -88,15 +92,20 @@ class WebhookReceiver:
             raise RejectedError(413, f"the event is {size} bytes; limits.event_size is {self._max_event_size}")
         return (Update(topic, data, type=type_),)
 
-    def _make_data(self, facts: Mapping[str, object], message: Message) -> str | None:
-        if self._data is None:
+    def _make_data(self, facts: Mapping[str, object], message: Message, params: Mapping[str, str]) -> str | None:
+        if self._data is None and self._template is None:
             return message.text
-        value = _search(self._data, facts)
-        return value if value is None or isinstance(value, str) else write_json(value, "what `emit.data` gives")
+        value = facts if self._data is None else _search(self._data, facts)
+        if value is None:
+            return None
+        if self._template is not None:
+            known = {**facts, **params, "env": self._environ} if self._data is None else value
+            return render(self._template, known)
+        return value if isinstance(value, str) else write_json(value, "what `emit.data` gives")
 
     def _make_type(self, event: Template, facts: Mapping[str, object], params: Mapping[str, str]) -> str:
         known = {**facts, **params, "env": self._environ}
-        type_ = event.expand({name: _look_up(known, name) for name in event.names})
+        type_ = event.expand({name: plain(known, name) for name in event.names})
         if type_ in RESERVED_TYPES or _FORGING.search(type_):
             raise RejectedError(202, f"no event: {type_[:64]!r} cannot be an event's name")
         return type_
@@ -128,13 +137,3 @@ def _segment(value: object) -> str | None:
 
 def _listed(params: Mapping[str, str]) -> str:
     return ", ".join(f"{name} = {value[:64]!r}" for name, value in params.items())
-
-
-def _look_up(facts: Mapping[str, object], name: str) -> str:
-    """What a dotted name of a template stands for; empty when it is absent or no plain value."""
-    value: object = facts
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, str | int | float) else ""

@@ -60,3 +60,10 @@ class Address:
         onward = (there.path or "/") + (f"?{there.query}" if there.query else "")
         raw = onward.encode("latin-1", "replace")
         return None if _UNPRINTABLE.search(raw) else raw
+
+    def onward(self, path: str, location: str) -> str | None:
+        """The path under this address that a Location in the answer to `path` names; None when it is not under this address."""
+        target = self.follow(self.target(path.encode("ascii")), location)
+        if target is None or not target.startswith(self.prefix + b"/"):
+            return None
+        return target[len(self.prefix) :].decode("ascii")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from ssegate.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnreachableError
 from ssegate.upstream.answer import AnswerReader, BrokenAnswerError
+from ssegate.upstream.endpoint import probe
 from ssegate.upstream.fields import answer_fields, trailer_fields
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ class Connection(asyncio.BufferedProtocol):
     """One connection to an upstream; one errand at a time. It tells the errand's viewer what comes, and the errand how it
     ended.
 
-    Silence is bounded by `patience` seconds. It does not count while the request's own body is waited for, while the viewer
+    Silence is bounded by `patience` seconds, or by the errand's own. It does not count while the request's own body is waited for, while the viewer
     takes nothing, while the answer is of a kind that may be silent, and behind a 101.
     """
 
     __slots__ = (
         "_errand", "_has_asked_for_room", "_has_ended", "_informational", "_is_body_sent", "_is_full", "_is_held",
-        "_is_tunnel", "_loop", "_patience", "_reader", "_since", "_space", "_timer", "_transport", "_was_early", "idle_since",
+        "_is_tunnel", "_limit", "_loop", "_patience", "_reader", "_since", "_space", "_timer", "_transport", "_was_early", "idle_since",
         "requests",
     )  # fmt: skip
 
@@ -63,7 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._space = space
-        self._patience = patience
+        self._patience = self._limit = patience
         self._reader = AnswerReader()
         self._transport: asyncio.Transport | None = None
         self._errand: Errand | None = None
@@ -90,6 +91,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._errand is None, "one errand at a time"
         self.requests += 1
         self._errand = errand
+        self._limit = errand.patience or self._patience
         self._reader.expect(is_to_head=errand.method == "HEAD")
         self._informational = 0
         self._was_early = self._has_asked_for_room = False
@@ -166,6 +168,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of it
         self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        probe(self._transport.get_extra_info("socket"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._space.view
@@ -372,7 +375,7 @@ class Connection(asyncio.BufferedProtocol):
         """From now on silence counts. The timer that runs may be too early; it looks again then."""
         self._since = now = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._patience, self._on_time)
+            self._timer = self._loop.call_at(now + self._limit, self._on_time)
 
     def _stop_counting(self) -> None:
         if self._timer is not None:
@@ -384,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
         errand, now = self._errand, self._loop.time()
         if errand is None or not self._is_counting():
             return
-        due = self._since + self._patience
+        due = self._since + self._limit
         if errand.deadline is not None and errand.deadline <= now:
             self._expire(errand, errand.late_fact)
         elif due <= now:
@@ -402,4 +405,4 @@ class Connection(asyncio.BufferedProtocol):
 
     def _silence(self) -> str:
         where = "its answer stopped for" if self._reader.has_begun else "no answer in"
-        return f"{where} {self._patience:g} s"
+        return f"{where} {self._limit:g} s"

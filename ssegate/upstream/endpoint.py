@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import ssl
@@ -20,6 +21,21 @@ class Endpoint:
 
 class UnreachableError(Exception):
     """No connection came about. The message is the fact."""
+
+
+PROBES = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+"""An upstream that is gone without a word is found after a minute of silence, where silence is allowed."""
+
+
+def probe(connection: socket.socket | None) -> None:
+    """Let the system ask a silent peer whether it is still there (RFC 9293, 3.8.4)."""
+    if connection is None:
+        return
+    with contextlib.suppress(OSError):  # a UNIX socket, or one that has just been reset, which reading tells
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in PROBES:
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def open_connection(endpoint: Endpoint, protocol: asyncio.BaseProtocol, timeout: float) -> None:

@@ -46,6 +46,10 @@ class Errand:
     """When, by the loop's clock, the answer must be whole."""
     late_fact = ""
     """What to say when it is not."""
+    patience: float | None = None
+    """Seconds of silence that are borne, where they are others than the pool's."""
+    is_endless = False
+    """Whether the answer, once it has begun, may be silent for as long as it likes, whatever its type."""
     is_repeated = False
     _connection: Connection | None = None
     _unsent: Sequence[bytes] = ()
@@ -221,8 +225,8 @@ class Errand:
 
     def may_be_silent(self, fields: list[Pair]) -> bool:
         """Whether an answer with this head may be silent for as long as it likes."""
-        if self.deadline is not None:
-            return False
+        if self.deadline is not None or self.is_endless:
+            return self.is_endless
         for name, value in fields:
             if name.lower() == b"content-type":
                 return value.partition(b";")[0].strip().lower() in _OPEN_ENDED

@@ -24,7 +24,6 @@ _OWN = frozenset({b"host", b"accept-encoding", b"content-length", b"expect"})
 """Fields that a poll makes itself: the framing, and what it can decode."""
 
 _USER_AGENT = (b"User-Agent", f"ssegate/{__version__}".encode())
-_ACCEPT = (b"Accept", b"*/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +37,19 @@ class FetchAnswer:
 
 
 def fetch_headers(
-    host: str, configured: Iterable[Pair], authorization: bytes | None, forwarded: Sequence[Pair]
+    host: str,
+    configured: Iterable[Pair],
+    authorization: bytes | None,
+    forwarded: Sequence[Pair],
+    *,
+    accept: bytes = b"*/*",
+    coding: bytes = b"gzip",
 ) -> list[Pair]:
     """The request's fields. Of one name the viewer's forwarded one wins, then the configured one, then the gate's own."""
-    headers = [(b"Host", host.encode("ascii")), (b"Accept-Encoding", b"gzip")]
+    headers = [(b"Host", host.encode("ascii")), (b"Accept-Encoding", coding)]
     taken = set(_OWN)
-    for layer in (end_to_end(forwarded), configured, (_USER_AGENT, _ACCEPT), _authorization(authorization)):
+    own = (_USER_AGENT, (b"Accept", accept))
+    for layer in (end_to_end(forwarded), configured, own, _authorization(authorization)):
         names = set()
         for pair in layer:
             name = pair[0].lower()

@@ -25,6 +25,9 @@ FETCH_SILENCES = 6
 """A whole fetch takes at most `timeout.connect` and this many times `timeout.read`: a byte a second is not silence, but
 must not hold a poll for ever."""
 
+MOST_STREAMS = 100_000
+"""Connections of streams. They are watched by somebody each, and what there may be of that is limited elsewhere."""
+
 _UNSAYABLE = "the request has a header or a target HTTP/1.1 cannot say"
 
 
@@ -42,14 +45,16 @@ class Upstream:
         own_host = None if settings.host == "preserve" else settings.host.encode("latin-1")
         self._fields = RequestFields(self._configured, self._authority, own_host)
         connect, read = settings.timeout.connect, settings.timeout.read
+        self._read_timeout = read
         self._fetch_seconds = connect + FETCH_SILENCES * read
         self._late_fact = f"no whole answer in {self._fetch_seconds:g} s"
+        endpoint = Endpoint(self.address.host, self.address.port, _tls_context(settings, self.address))
         self._pool = Pool(
-            Endpoint(self.address.host, self.address.port, _tls_context(settings, self.address)),
-            settings.connections,
-            connect_timeout=connect,
-            wait_timeout=connect + read,
-            read_timeout=read,
+            endpoint, settings.connections, connect_timeout=connect, wait_timeout=connect + read, read_timeout=read
+        )
+        # Streams last as long as somebody watches: among the others, a few of them would leave no connection to a request.
+        self._streams = Pool(
+            endpoint, MOST_STREAMS, connect_timeout=connect, wait_timeout=connect + read, read_timeout=read
         )
         rate = settings.requests_per_second
         self._budget = None if rate is None else Budget(rate)
@@ -64,28 +69,26 @@ class Upstream:
         first: bool = False,
         with_auth: bool = True,
         reads_refusals: bool = False,
+        held: float = 0.0,
         max_body: int,
     ) -> FetchAnswer:
         """Send a request of the gate's own and read its whole answer. `path` is percent-encoded and begins with `/`.
 
         `body`: what is sent, its type among the `headers`; None is no body. `reads_refusals`: whether the body of an answer that
         is no success is wanted too. `with_auth`: whether the gate's own credentials go along where `headers` have no Authorization: the configured
-        `auth`, or an Authorization among the configured headers.
+        `auth`, or an Authorization among the configured headers. `held`: seconds for which the upstream may hold the request before it
+        answers, beyond those it always may.
 
         Waits for the `requests_per_second` budget without limit, `first` before others, then for a free connection.
         Redirects are followed to the same origin only; another one is returned as it is. Raises `UpstreamError` and its
         kinds; an answer with any status is no error.
         """
         assert path.startswith("/"), "a path begins with a slash"
-        configured, authorization = self._configured, self._authorization
-        if not with_auth:
-            configured, authorization = [pair for pair in configured if pair[0].lower() != b"authorization"], None
-        fields = fetch_headers(self.address.authority, configured, authorization, headers)
-        lines = [b": ".join(pair) for pair in fields[1:]]  # Host is the first, and is written apart
+        lines = self._lines(headers, with_auth=with_auth)
         target = self.address.target(path.encode("ascii"))
         for _ in range(MAX_REDIRECTS + 1):
             fetching = Fetching(max_body, is_head=method == "HEAD", reads_refusals=reads_refusals)
-            answer = await self._fetch_once(method, target, lines, body, first, fetching)
+            answer = await self._fetch_once(method, target, lines, body, first, held, fetching)
             location = answer.headers.get("location")
             if answer.status not in REDIRECTS or method not in ("GET", "HEAD") or location is None:
                 break
@@ -94,6 +97,52 @@ class Upstream:
                 break
             target = onward
         return answer
+
+    def open(
+        self,
+        path: str | bytes,
+        headers: Sequence[Pair],
+        viewer: Viewer,
+        *,
+        method: str = "GET",
+        framing: int = NO_BODY,
+        accept: bytes = b"*/*",
+        with_auth: bool = True,
+        upgrade: bytes | None = None,
+    ) -> Relaying:
+        """Send a request of the gate's own whose answer is told to the viewer as it comes, and may never end.
+
+        See `fetch` for the arguments they share; a path of bytes is a whole target, out of a redirect; `framing` is what is known of the body, which is sent by the `Relaying`.
+        Redirects are told like any answer. Otherwise as `relay`; neither the budget nor `connections` counts it.
+        """
+        target, fact = path if isinstance(path, bytes) else self.address.target(path.encode("ascii")), ""
+        lines = self._lines(headers, accept=accept, coding=b"identity", with_auth=with_auth)
+        if upgrade is not None:
+            lines += (b"Connection: Upgrade", b"Upgrade: " + upgrade)
+        try:
+            head = request_line(method, target) + request_fields(self._authority, lines, framing)
+        except UnsayableError:
+            head, framing, fact = b"", NO_BODY, _UNSAYABLE
+        errand = Errand(self._streams, viewer, self.address, method, target, head, framing, framing == NO_BODY)
+        errand.is_endless = True
+        if upgrade is not None:
+            errand.upgrade = upgrade
+        if fact:
+            errand.fail_soon(fact)
+        else:
+            errand.begin()
+        return errand
+
+    def _lines(
+        self, headers: Sequence[Pair], *, accept: bytes = b"*/*", coding: bytes = b"gzip", with_auth: bool
+    ) -> list[bytes]:
+        """The fields of a request of the gate's own, but for Host and the framing."""
+        configured, authorization = self._configured, self._authorization
+        if not with_auth:
+            configured, authorization = [pair for pair in configured if pair[0].lower() != b"authorization"], None
+        authority = self.address.authority
+        fields = fetch_headers(authority, configured, authorization, headers, accept=accept, coding=coding)
+        return [b": ".join(pair) for pair in fields[1:]]  # Host is the first, and is written apart
 
     def relay(
         self,
@@ -126,17 +175,32 @@ class Upstream:
     async def aclose(self) -> None:
         """Close every connection; requests under way fail, later ones too."""
         await self._pool.aclose()
+        await self._streams.aclose()
 
     def statistics(self) -> Mapping[str, float]:
-        """`connections_open`, `connections_in_use`, `requests_waiting` (for a connection or the budget), `requests_sent`."""
-        pool = self._pool.statistics()
+        """`connections_open`, `connections_in_use`, `requests_waiting` (for a connection or the budget), `requests_sent`, and
+        `streams_open`, whose connections are not among those."""
+        pool, streams = self._pool.statistics(), self._streams.statistics()
         waiting = pool["requests_waiting"] + (self._budget.waiting if self._budget is not None else 0)
-        return {**pool, "requests_waiting": float(waiting), "requests_sent": float(self._pool.requests)}
+        sent = float(self._pool.requests + self._streams.requests)
+        return {
+            **pool,
+            "requests_waiting": float(waiting),
+            "requests_sent": sent,
+            "streams_open": streams["connections_in_use"],
+        }
 
     # One request
 
     async def _fetch_once(
-        self, method: str, target: bytes, lines: list[bytes], body: bytes | None, first: bool, fetching: Fetching
+        self,
+        method: str,
+        target: bytes,
+        lines: list[bytes],
+        body: bytes | None,
+        first: bool,
+        held: float,
+        fetching: Fetching,
     ) -> FetchAnswer:
         if self._budget is not None:
             await self._budget.take(first=first)
@@ -145,9 +209,13 @@ class Upstream:
             head = request_line(method, target) + request_fields(self._authority, lines, framing)
         except UnsayableError:
             raise UpstreamError(f"{self.address.label(method, target)}: {_UNSAYABLE}") from None
-        errand = Errand(self._pool, fetching, self.address, method, target, head, framing, body is None)
-        errand.deadline = asyncio.get_running_loop().time() + self._fetch_seconds
+        pool = self._streams if held else self._pool  # what is held is as long as a stream
+        errand = Errand(pool, fetching, self.address, method, target, head, framing, body is None)
+        errand.deadline = asyncio.get_running_loop().time() + self._fetch_seconds + held
         errand.late_fact = self._late_fact
+        if held:
+            errand.patience = self._read_timeout + held
+            errand.late_fact = f"no whole answer in {self._fetch_seconds + held:g} s"
         return await fetching.run(errand, body)
 
 

@@ -23,12 +23,44 @@ def config(route: str, source: str = "ssegate.yaml") -> Config:
         ('path: /a, query: {s: "paid|open"}, poll: {get: /}', "curl -N 'http://localhost:8080/a?s=paid'"),
         ("path: /a, negotiate: true, poll: {get: /}", "curl -N -H 'Accept: text/event-stream' http://localhost:8080/a"),
         ("path: /a, webhook: {at: /hooks, verify: none}", "curl -N http://localhost:8080/a"),
+        ("path: /a, stream: {get: /}", "curl -N http://localhost:8080/a"),
+        ("path: /a, stream: {get: /, forward: [cookie]}", "curl -N http://localhost:8080/a"),
+        ("path: /a, stream: {post: /}", "curl -N -X POST -d '{}' http://localhost:8080/a"),
+        ("path: /a, methods: [PUT, PATCH], stream: {post: /}", "curl -N -X PUT -d '{}' http://localhost:8080/a"),
+        ("path: /a, methods: [POST, GET], stream: {post: /}", "curl -N http://localhost:8080/a"),
+        (
+            "path: /a, negotiate: true, stream: {post: /}",
+            "curl -N -H 'Accept: text/event-stream' -X POST -d '{}' http://localhost:8080/a",
+        ),
+        ('path: "/a/{id}", task: {get: "/{id}"}', "curl -N http://localhost:8080/a/1"),
+        (
+            'path: /a, task: {get: "{start.headers.location}", start: {post: /}}',
+            "curl -N -X POST -d '{}' http://localhost:8080/a",
+        ),
+        ('path: /a, feed: {get: "/?after={cursor}", next: last}', "curl -N http://localhost:8080/a"),
         ('path: "/a/{id}", params: {id: "[A-Z]{7}"}, poll: {get: /}', ""),
         ('path: "/{rest:path}", proxy: {}', ""),
     ],
 )
 def test_the_suggested_command_is_one_that_the_route_answers(route: str, command: str) -> None:
     assert try_command(config(route), LOCAL) == command
+
+
+@pytest.mark.parametrize(
+    ("routes", "path"),
+    [
+        (["{path: /s, stream: {post: /}}", "{path: /p, poll: {get: /}}"], "/p"),
+        (["{path: /t, task: {get: /}}", "{path: /s, stream: {get: /}}"], "/s"),
+        (['{path: /f, feed: {get: "/?after={cursor}", next: n}}', "{path: /t, task: {get: /}}"], "/t"),
+        (["{path: /w, webhook: {at: /h, verify: none}}", '{path: /f, feed: {get: "/?after={cursor}", next: n}}'], "/f"),
+        (['{path: /p, query: {x: "[A-Z]{7}"}, poll: {get: /}}', "{path: /s, stream: {get: /}}"], "/s"),
+    ],
+)
+def test_the_simplest_kind_that_can_be_tried_is_suggested(routes: list[str], path: str) -> None:
+    listed = "".join(f"  - {route}\n" for route in routes)
+    text = f"version: 1\nupstreams: {{api: http://localhost}}\nroutes:\n{listed}"
+    command = try_command(parse_config(text, source="f", environ={}), LOCAL)
+    assert command.endswith(f"http://localhost:8080{path}")
 
 
 @pytest.mark.parametrize(

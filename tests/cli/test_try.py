@@ -173,7 +173,7 @@ def test_an_upstream_that_cannot_be_reached_is_69(tmp_path: Path, capsys: pytest
         (["/orders/{id}/events", "--param", "id=x"], "would get 404"),
         (["/orders/{id}/events", "--param", "id=1", "--param", "ix=1"], "`ix` is not a parameter"),
         (["/orders/1/events", "--query", "status=sold"], "the query's `status` does not match open|paid"),
-        (["/hooked"], "is a webhook route: there is nothing to poll"),
+        (["/hooked"], "is a webhook route: there is nothing to ask for"),
     ],
 )
 def test_what_cannot_be_asked_is_a_usage_error(route: list[str], told: str, attempt: Attempt) -> None:

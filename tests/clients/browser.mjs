@@ -60,6 +60,10 @@ const ops = {
       await setTimeout(20);
     }
   },
+  // Takes the network away from all pages, and gives it back.
+  async offline({ offline }) {
+    await context.setOffline(offline);
+  },
   async click({ page, selector }) {
     await pages.get(page).click(selector);
   },

@@ -54,6 +54,10 @@ class Browser:
         """Return when the expression is true; fail when it does not come to that."""
         self._ask("wait", page=page, script=script)
 
+    def set_offline(self, offline: bool) -> None:
+        """Take the network away from all pages, or give it back. What is open already stays open."""
+        self._ask("offline", offline=offline)
+
     def click(self, page: str, selector: str) -> None:
         self._ask("click", page=page, selector=selector)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ NODE_MODULES = HERE / "node_modules"
 
 HUB_PACKAGES = HERE.parent.parent / ".venv" / "hub"
 """Where `scripts/venv test` puts flask-websub: its wheel brings a package named `tests`, which would hide this one."""
+
+DATASTAR = HERE.parent.parent / ".venv" / "datastar"
+"""Where it puts starhtml, whose wheel has Datastar's script, with two changes of its own that are named in its first line."""
 
 INSTALL_TIMEOUT = 50
 """Seconds; less than what one test may take, so that it is this that is told."""
@@ -61,6 +65,28 @@ def websub_hub(algorithm: str) -> tuple[list[str | Path], dict[str, str]]:
         missing("flask-websub is missing; `scripts/venv test` installs it into .venv/hub")
     # Without the folder of the script in its path: what is in there has common names.
     return [sys.executable, "-P", HERE / "websub_hub.py", algorithm], {"PYTHONPATH": str(HUB_PACKAGES)}
+
+
+def fakellm() -> list[str | Path]:
+    """The command of a server that speaks as OpenAI's does."""
+    if importlib.util.find_spec("fakellm") is None:
+        missing("fakellm is missing; `scripts/venv test` installs it")
+    return [sys.executable, "-P", HERE / "fakellm_server.py"]
+
+
+def openai_client(url: str, question: str, way: str) -> list[str | Path]:
+    """The command of OpenAI's client; see there for what it wants."""
+    if importlib.util.find_spec("openai") is None:
+        missing("openai is missing; `scripts/venv test` installs it")
+    return [sys.executable, "-P", HERE / "openai_client.py", url, question, way]
+
+
+def datastar() -> str:
+    """Datastar's script, out of the wheel of starhtml."""
+    file = DATASTAR / "starhtml/static/js/datastar-core.js"
+    if not file.exists():
+        missing("Datastar is missing; `scripts/venv test` installs it into .venv/datastar")
+    return file.read_text()
 
 
 def install_node_packages() -> None:

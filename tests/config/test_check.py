@@ -43,7 +43,7 @@ def _webhook(path: str = "/w/{id}", webhook: str = "match: {id: body.id}", more:
     ("routes", "expected"),
     [
         # sources
-        ("  - path: /a", ("missing", "routes[0]", "the route has no source; write one of poll, webhook and proxy")),
+        ("  - path: /a", ("missing", "routes[0]", "the route has no source; write one of poll, stream, task, feed, webhook and proxy")),
         ("  - {path: /a, poll: {get: /a}, proxy: {}}", ("value", "routes[0].proxy", "the route has `poll` already; keep one of them")),
         (
             "  - {path: /a, poll: {get: /a}, webhook: {at: /h, verify: none, then: emit}}",
@@ -84,8 +84,8 @@ def _webhook(path: str = "/w/{id}", webhook: str = "match: {id: body.id}", more:
         (_poll(more="emit: {names: {added: x}}"), ("reference", "routes[0].emit.names.added", "`as: snapshot` sends no `added`; it sends `snapshot`")),
         (_poll(more="emit: {names: {snapshot: error}}"), ("value", "routes[0].emit.names.snapshot", "\"error\" is a name of the gate's own; take another")),
         (_poll(more='emit: {names: {snapshot: "a\\nb"}}'), ("value", "routes[0].emit.names.snapshot", "holds a line end or NUL; write one line")),
-        (_poll(more="emit: {event: x}"), ("value", "routes[0].emit.event", "`event` is for webhook routes; leave it out")),
-        (_webhook(more="emit: {as: patch}"), ("value", "routes[0].emit.as", "`as` is for poll routes; a webhook's event has `event` and `data`")),
+        (_poll(more="emit: {event: x}"), ("value", "routes[0].emit.event", "`event` names what a `template` makes; leave it out")),
+        (_webhook(more="emit: {as: patch}"), ("value", "routes[0].emit.as", "`as` is for poll routes; leave it out")),
         (_webhook(more="emit: {event: reset}"), ("value", "routes[0].emit.event", "\"reset\" is a name of the gate's own; take another")),
         (
             _webhook(more='emit: {event: "{foo}"}'),

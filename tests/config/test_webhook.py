@@ -92,7 +92,7 @@ def test_what_is_left_out_is_what_fits() -> None:
         (f"{CALLBACK}\nsubscribe: {{msgraph: {{resource: x, change: [moved]}}}}", ("value", ".subscribe.msgraph.change[0]", "write created, updated or deleted")),
         (f"{CALLBACK}\nsubscribe: {{msgraph: {{resource: x}}, upstream: ip}}", ("reference", ".subscribe.upstream", "`ip` is no upstream")),
         (f"{CALLBACK}\nsubscribe: {{rest: {{create: {{post: /w}}}}}}", ("missing", "", "`verify` is missing")),
-        (f"{CALLBACK}\nverify: none\nsubscribe: {{rest: {{create: {{post: /w, put: /w}}}}}}", ("value", ".subscribe.rest.create", "write one of post, put, patch, get, delete")),
+        (f"{CALLBACK}\nverify: none\nsubscribe: {{rest: {{create: {{post: /w, put: /w}}}}}}", ("value", ".subscribe.rest.create", "write one of get, post, put, patch, delete, with the path")),
         (f"{CALLBACK}\nverify: none\nsubscribe: {{rest: {{create: {{post: w}}}}}}", ("template", ".subscribe.rest.create.post", "let it begin with `/`")),
         (f"{CALLBACK}\nverify: none\nsubscribe: {{rest: {{create: {{post: /w, body: {{u: '{{calback}}'}}}}}}}}", ("template", ".subscribe.rest.create.body", "`{calback}` is nothing that a subscription has")),
         (f"{CALLBACK}\nverify: none\nsubscribe: {{rest: {{create: {{post: /w, body: ['{{id}}']}}}}}}", ("template", ".subscribe.rest.create.body", "let `create` say by `id` where it is")),

@@ -116,6 +116,61 @@ def test_what_takes_no_offset_may_come_first(make: Callable[[], Broker]) -> None
     play(make, story)
 
 
+def test_a_reset_is_the_place_before_the_first_event_of_a_new_epoch(make: Callable[[], Broker]) -> None:
+    async def story(broker: Broker, delivered: Delivered) -> None:
+        before = await broker.publish(update("a"))
+        reset = await broker.publish(update("b", kind=Kind.RESET))
+        assert reset.offset == 0
+        assert reset.epoch != before.epoch
+        after = [await broker.publish(update(data)) for data in "cd"]
+        assert after == [Position(reset.epoch, 1), Position(reset.epoch, 2)]
+        assert [each.data for each, _ in delivered] == ["a", "b", "c", "d"]
+        assert [position for _, position in delivered] == [before, reset, *after]
+
+    play(make, story)
+
+
+def test_a_reset_may_come_first_and_again_and_each_time_begins_a_new_epoch(make: Callable[[], Broker]) -> None:
+    async def story(broker: Broker, delivered: Delivered) -> None:
+        positions = [await broker.publish(update(data, kind=Kind.RESET)) for data in "abc"]
+        assert [position.offset for position in positions] == [0, 0, 0]
+        assert len({position.epoch for position in positions}) == 3
+        assert await broker.publish(update("d")) == Position(positions[-1].epoch, 1)
+        assert len(delivered) == 4
+
+    play(make, story)
+
+
+def test_what_takes_no_offset_behind_a_reset_is_at_its_place(make: Callable[[], Broker]) -> None:
+    async def story(broker: Broker, delivered: Delivered) -> None:
+        await broker.publish(update("a"))
+        reset = await broker.publish(update("b", kind=Kind.RESET))
+        assert await broker.publish(update("c", kind=Kind.FAULT)) == reset
+        assert await broker.publish(update("d", kind=Kind.END)) == Position(reset.epoch, 1)
+
+    play(make, story)
+
+
+def test_a_reset_of_one_topic_leaves_the_others_alone(make: Callable[[], Broker]) -> None:
+    async def story(broker: Broker, delivered: Delivered) -> None:
+        other = await broker.publish(update("a", "other"))
+        await broker.publish(update("b", kind=Kind.RESET))
+        assert await broker.publish(update("c", "other")) == Position(other.epoch, 2)
+
+    play(make, story)
+
+
+def test_what_was_stored_before_a_reset_is_no_longer_replayed(make: Callable[[], Broker]) -> None:
+    async def story(broker: Broker, delivered: Delivered) -> None:
+        before = [await broker.publish(update(data)) for data in "ab"]
+        reset = await broker.publish(update("c", kind=Kind.RESET))
+        await broker.publish(update("d"))
+        assert list(await broker.replay("t", before[0], 9)) == []
+        assert list(await broker.replay("t", reset, 9)) in ([], delivered[3:])
+
+    play(make, story)
+
+
 def test_the_end_takes_an_offset(make: Callable[[], Broker]) -> None:
     async def story(broker: Broker, delivered: Delivered) -> None:
         assert (await broker.publish(update("a", kind=Kind.END))).offset == 1

@@ -15,15 +15,20 @@ from ssegate.core.event import (
     HEARTBEAT,
     MAX_ID_LENGTH,
     Event,
+    EventReader,
     EventStreamDecoder,
     Kind,
+    LineCutter,
     Update,
     encode_event,
     encode_retry,
     encode_text,
 )
 
-VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "eventsource.json").read_text())["cases"]
+VECTORS_OF = Path(__file__).parent.parent / "vectors"
+OF_THE_STANDARD = json.loads((VECTORS_OF / "eventsource.json").read_text())
+OF_BROWSERS = json.loads((VECTORS_OF / "eventsource-wpt.json").read_text())
+VECTORS = OF_THE_STANDARD["cases"] + OF_BROWSERS["cases"]
 ANY_TEXT = st.text(
     st.characters(exclude_categories=()) | st.sampled_from("\r\n\0\v\f\x85\u2028\u2029\ufeff: \ud83d\ude00")
 )
@@ -58,6 +63,41 @@ def test_a_stream_may_be_cut_at_every_byte(case: dict[str, Any]) -> None:
         check(case, stream[:cut], stream[cut:])
     check(case, *(bytes((byte,)) for byte in stream))
     check(case, *(piece for byte in stream for piece in (b"", bytes((byte,)))))
+
+
+def test_what_the_tests_of_browsers_look_at_is_among_the_vectors() -> None:
+    names = {case["name"] for case in OF_THE_STANDARD["cases"]}
+    assert set(OF_BROWSERS["elsewhere"].values()) <= names
+    looked_at = {*OF_BROWSERS["elsewhere"], *(case["test"] for case in OF_BROWSERS["cases"])}
+    fields = [
+        "data",
+        "event",
+        "event-empty",
+        "id",
+        "id-2",
+        "id-3",
+        "id-null",
+        "parsing",
+        "retry",
+        "retry-bogus",
+        "retry-empty",
+        "unknown",
+    ]
+    others = [
+        "bom",
+        "bom-2",
+        "comments",
+        "data-before-final-empty-line",
+        "leading-space",
+        "newlines",
+        "null-character",
+        "utf-8",
+    ]
+    assert looked_at == {
+        "event-data",
+        *(f"format-field-{name}" for name in fields),
+        *(f"format-{name}" for name in others),
+    }
 
 
 def as_client_gets(text: str) -> str:
@@ -232,3 +272,30 @@ def test_a_line_that_comes_byte_by_byte_costs_no_more_than_its_length() -> None:
 @pytest.mark.parametrize("kind", list(Kind))
 def test_only_events_and_the_end_take_an_offset(kind: Kind) -> None:
     assert Update("t", "", kind=kind).is_numbered == (kind in (Kind.EVENT, Kind.END))
+
+
+def test_the_first_line_may_be_a_byte_order_mark_alone() -> None:
+    assert LineCutter(10).cut(b"\xef\xbb\xbf\na\n") == [b"", b"a"]
+
+
+def test_a_line_that_is_too_long_is_told_once_as_soon_as_it_is() -> None:
+    cutter = LineCutter(4)
+    assert [cutter.cut(piece) for piece in (b"abcd", b"e", b"fg", b"h\r", b"\nij\n")] == [
+        [],
+        [b"abcde"],
+        [],
+        [],
+        [b"ij"],
+    ]
+    assert (cutter.rest_size, cutter.finish()) == (0, b"")
+
+
+def test_data_of_a_block_can_be_dropped_and_its_id_counts() -> None:
+    reader = EventReader()
+    reader.receive_line(b"data: a")
+    reader.receive_line(b"id: 7")
+    assert reader.size == len(b"data: a")
+    reader.drop_data()
+    assert (reader.size, reader.receive_line(b""), reader.last_event_id) == (0, None, "7")
+    reader.receive_line(b"data: b")
+    assert reader.receive_line(b"") == Event("b", "", "7")

@@ -7,26 +7,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ssegate.core.event import Event, EventStreamDecoder, Kind, Update, encode_event
-from ssegate.core.hub import EARLIEST, Hub, Opening, Subscriber, Topic, TopicSettings, encode_reset
+from ssegate.core.event import Event, EventStreamDecoder, Kind, Update, encode_event, encode_retry
+from ssegate.core.hub import EARLIEST, First, Hub, Opening, Subscriber, Topic, TopicSettings, encode_reset
 from ssegate.core.journal import Form, Position
+from ssegate.core.shape import Shape
 
 MAX_EVENTS = 6
 MAX_AGE = 10.0
 
 
-def settings_of(form: Form, **others: float) -> TopicSettings:
+def settings_of(
+    form: Form,
+    *,
+    max_events: int = MAX_EVENTS,
+    max_age: float = MAX_AGE,
+    max_size: int = 1 << 60,
+    first: First = First.NOTHING,
+) -> TopicSettings:
     return TopicSettings(
         form,
-        max_events=int(others.get("max_events", MAX_EVENTS)),
-        max_age=others.get("max_age", MAX_AGE),
+        max_events=max_events,
+        max_age=max_age,
+        max_size=max_size,
         snapshot_type="snapshot" if form is Form.CHANGES else "",
+        first=first,
     )
 
 
@@ -133,6 +144,8 @@ class World(RuleBasedStateMachine):
         self.head = Position("", 0)
         self.epochs = 0
         self.document = 0
+        self.has_document = False
+        """Whether anything can be known of it: not before the first event, and not after a new beginning."""
         self.documents: dict[str, int] = {}
         """What a client has that stands behind this id."""
         self.outage = 0
@@ -152,6 +165,7 @@ class World(RuleBasedStateMachine):
 
     def publish(self, padding: int, *, has_state: bool = True) -> None:
         self.document += 1
+        self.has_document = True
         value: dict[str, object] = {"value": self.document, "pad": "x" * padding}
         state = json.dumps(value if self.form is Form.STATES else {"value": self.document, "pad": "y" * 100})
         type_ = ""
@@ -200,6 +214,14 @@ class World(RuleBasedStateMachine):
         """The broker lost its memory, or some events."""
         self.head = Position(self.head.epoch, self.head.offset + 3) if is_same_epoch else Position(self.new_epoch(), 0)
         self.publish(0)
+
+    @precondition(lambda self: not self.is_over)
+    @rule()
+    def begin_anew(self) -> None:
+        """The source has lost the thread: what comes cannot be joined to what was."""
+        self.head = Position(self.new_epoch(), 0)
+        self.has_document = False
+        self.deliver(Update("t", '{"reason":"gap"}', kind=Kind.RESET))
 
     @precondition(lambda self: not self.is_over)
     @rule()
@@ -304,8 +326,8 @@ class World(RuleBasedStateMachine):
         assert subscriber.is_over == client.has_ended == self.is_over
         if client.place is not None and client.place.epoch:
             assert client.place == self.head
-        if self.form is not Form.EVENTS and self.document:
-            assert client.document == self.document
+        if self.form is not Form.EVENTS:
+            assert client.document == (self.document if self.has_document else None)
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -352,7 +374,7 @@ class TestClientsOfChanges(Changes.TestCase):  # type: ignore[name-defined]  # h
 class Stage:
     """A topic that is told what happens by short words, and readers that begin at once."""
 
-    def __init__(self, form: Form, **others: float) -> None:
+    def __init__(self, form: Form, **others: Any) -> None:
         self.hub = Hub()
         self.topic = self.hub.open("t", settings_of(form, **others), 0.0)
         self.head = Position("e", 0)
@@ -753,3 +775,362 @@ def test_the_tally_counts_over_all_topics() -> None:
     stage.say("f", Kind.FAULT)
     stage.say("{}", Kind.RECOVERED)
     assert (stage.hub.tally.events, stage.hub.tally.faults, stage.hub.tally.resets) == (2, 1, 0)
+
+
+# What newcomers to events get of those that came before
+
+
+def first_stage(first: First, *datas: str, **others: Any) -> Stage:
+    stage = Stage(Form.EVENTS, first=first, **others)
+    for data in datas:
+        stage.say(data)
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("first", "offsets"), [(First.NOTHING, []), (First.LAST, [3]), (First.KEPT, [1, 2, 3])], ids=lambda it: str(it)
+)
+def test_a_newcomer_to_events_gets_nothing_the_last_or_all_that_is_kept(first: First, offsets: list[int]) -> None:
+    stage = first_stage(first, "1", "2", "3")
+    opening = stage.open()
+    assert drained(opening) == b"".join(block(offset, str(offset)) for offset in offsets)
+    assert not opening.is_resumed
+    assert stage.hub.tally.resets == 0
+    stage.say("4")
+    assert opening.subscriber.read() == block(4, "4")
+
+
+@pytest.mark.parametrize("first", list(First))
+def test_what_newcomers_get_is_no_matter_of_those_who_come_back(first: First) -> None:
+    stage = first_stage(first, "1", "2", "3")
+    opening = stage.open("e-1")
+    assert (opening.is_resumed, drained(opening)) == (True, block(2, "2") + block(3, "3"))
+    assert drained(stage.open("foreign-1")) == UNKNOWN + block(1, "1") + block(2, "2") + block(3, "3")
+    assert drained(stage.open(EARLIEST)) == block(1, "1") + block(2, "2") + block(3, "3")
+
+
+@pytest.mark.parametrize("first", list(First))
+def test_where_nothing_has_come_yet_every_newcomer_gets_what_comes(first: First) -> None:
+    stage = first_stage(first)
+    opening = stage.open()
+    assert opening.data == b""
+    stage.say("1")
+    assert drained(opening) == block(1, "1")
+
+
+@pytest.mark.parametrize("first", list(First))
+def test_where_nothing_is_kept_any_more_newcomers_get_what_comes(first: First) -> None:
+    stage = first_stage(first, "1", "2", max_age=10)
+    opening = stage.open(now=1000)
+    assert drained(opening) == b""
+    stage.say("3", now=1000)
+    assert drained(opening) == block(3, "3")
+
+
+@pytest.mark.parametrize(
+    ("first", "offsets"), [(First.NOTHING, []), (First.LAST, [2]), (First.KEPT, [1, 2])], ids=lambda it: str(it)
+)
+def test_a_newcomer_to_finished_events_gets_its_share_and_the_end(first: First, offsets: list[int]) -> None:
+    stage = first_stage(first, "1", "2")
+    stage.say("over", Kind.END)
+    opening = stage.open()
+    assert drained(opening) == b"".join(block(n, str(n)) for n in offsets) + block(3, "over", "end")
+    assert opening.subscriber.is_over
+    assert not opening.is_finished
+
+
+@pytest.mark.parametrize("first", list(First))
+def test_a_newcomer_to_events_that_are_over_and_gone_gets_the_end(first: First) -> None:
+    stage = first_stage(first, "1", max_age=10)
+    stage.say("over", Kind.END)
+    assert drained(stage.open(now=1000)) == block(2, "over", "end")
+    alone = first_stage(first)
+    alone.say("over", Kind.END)
+    assert drained(alone.open()) == block(1, "over", "end")
+
+
+@pytest.mark.parametrize("first", list(First))
+def test_newcomers_in_an_outage_get_their_share_and_are_told(first: First) -> None:
+    stage = first_stage(first, "1", "2")
+    stage.say("f", Kind.FAULT)
+    share = {First.NOTHING: b"", First.LAST: block(2, "2"), First.KEPT: block(1, "1") + block(2, "2")}[first]
+    assert drained(stage.open()) == share + FAULT
+
+
+@pytest.mark.parametrize("first", list(First))
+@pytest.mark.parametrize("form", [Form.STATES, Form.CHANGES])
+def test_where_there_is_a_state_a_newcomer_gets_that(form: Form, first: First) -> None:
+    stage = Stage(form, first=first)
+    stage.say("1")
+    stage.say("2")
+    assert drained(stage.open()) == block(2, "2", "snapshot" if form is Form.CHANGES else "")
+
+
+def test_kept_is_no_more_than_the_history_has_room_for() -> None:
+    stage = first_stage(First.KEPT, *(str(number) * 100 for number in range(1, 6)), max_size=300)
+    assert drained(stage.open()) == block(4, "4" * 100) + block(5, "5" * 100)
+
+
+# Another beginning
+
+
+def renumbered(offset: int, data: str) -> bytes:
+    return encode_event(Event(data, id=f"f-{offset}"))
+
+
+def begin_anew(stage: Stage) -> None:
+    """The source has lost the thread; what is said now has another epoch."""
+    stage.head = Position("f", 0)
+    stage.hub.deliver(Update("t", '{"reason":"gap"}', kind=Kind.RESET), stage.head, 0.0)
+
+
+def say_anew(stage: Stage, offset: int, data: str) -> None:
+    state = None if stage.topic.settings.form is Form.EVENTS else data
+    stage.hub.deliver(Update("t", data, state=state), Position("f", offset), 0.0)
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_readers_are_told_of_another_beginning_at_once_and_once(form: Form) -> None:
+    woken: list[int] = []
+    stage = Stage(form)
+    stage.say("1")
+    opening = stage.open(wake=lambda: woken.append(1))
+    drained(opening)
+    begin_anew(stage)
+    stage.topic.wake()
+    assert woken == [1]
+    assert opening.subscriber.read() == GAP
+    assert opening.subscriber.read() == b""
+    say_anew(stage, 1, "2")
+    assert opening.subscriber.read() == renumbered(1, "2")
+    assert stage.hub.tally.resets == 1
+
+
+def test_what_was_not_read_before_another_beginning_is_gone_and_that_is_told() -> None:
+    stage = first_stage(First.KEPT, "1", "2")
+    opening = stage.open()
+    begin_anew(stage)
+    say_anew(stage, 1, "3")
+    assert drained(opening) == GAP + renumbered(1, "3")
+
+
+def test_newcomers_hear_nothing_of_another_beginning() -> None:
+    stage = first_stage(First.KEPT, "1")
+    begin_anew(stage)
+    opening = stage.open()
+    assert (opening.data, drained(opening)) == (b"", b"")
+    say_anew(stage, 1, "2")
+    assert drained(opening) == renumbered(1, "2")
+
+
+def test_a_cursor_from_before_another_beginning_is_told_so() -> None:
+    stage = first_stage(First.NOTHING, "1", "2")
+    begin_anew(stage)
+    say_anew(stage, 1, "3")
+    opening = stage.open("e-2")
+    assert (opening.is_resumed, drained(opening)) == (False, UNKNOWN + renumbered(1, "3"))
+    assert stage.open("f-1").is_resumed
+    assert stage.open("f-0").is_resumed
+
+
+def test_who_came_before_anything_was_said_misses_nothing_by_another_beginning() -> None:
+    stage = Stage(Form.EVENTS)
+    opening = stage.open()
+    begin_anew(stage)
+    say_anew(stage, 1, "1")
+    assert drained(opening) == renumbered(1, "1")
+    assert stage.hub.tally.resets == 0
+
+
+def test_the_state_from_before_another_beginning_is_shown_to_nobody() -> None:
+    stage = Stage(Form.CHANGES)
+    stage.say("1")
+    begin_anew(stage)
+    assert drained(stage.open()) == b""
+    assert drained(stage.open("e-1")) == UNKNOWN
+
+
+def test_an_outage_goes_on_behind_another_beginning() -> None:
+    stage = Stage(Form.EVENTS)
+    opening = stage.open()
+    stage.say("1")
+    stage.say("f", Kind.FAULT)
+    drained(opening)
+    begin_anew(stage)
+    assert drained(opening) == GAP
+    stage.say("{}", Kind.RECOVERED)
+    say_anew(stage, 1, "2")
+    assert drained(opening) == RECOVERED + renumbered(1, "2")
+
+
+# How far a source is before its readers
+
+
+def test_the_head_is_ahead_of_the_reader_that_is_furthest() -> None:
+    stage = Stage(Form.EVENTS)
+    assert stage.topic.ahead == 0
+    slow, quick = stage.open().subscriber, stage.open().subscriber
+    for number in range(4):
+        stage.say(str(number) * 50)
+    assert stage.topic.ahead == 4
+    quick.read(1)
+    quick.read(1)
+    assert stage.topic.ahead == 2
+    slow.read(1)
+    assert stage.topic.ahead == 2
+    while quick.read():
+        pass
+    assert stage.topic.ahead == 0
+
+
+def test_who_has_left_counts_as_far_as_they_had_read() -> None:
+    stage = Stage(Form.EVENTS)
+    one, other = stage.open().subscriber, stage.open().subscriber
+    for number in range(4):
+        stage.say(str(number) * 50)
+    for _ in range(3):
+        one.read(1)
+    other.read(1)
+    stage.hub.unsubscribe(one, 0.0)
+    assert stage.topic.left_at == 3
+    assert stage.topic.ahead == 3, "while somebody reads, they count"
+    stage.hub.unsubscribe(other, 0.0)
+    assert (stage.topic.left_at, stage.topic.ahead) == (3, 1)
+    stage.say("5")
+    assert stage.topic.ahead == 2
+
+
+def test_a_client_whose_leader_reads_is_where_the_leader_is() -> None:
+    stage = Stage(Form.EVENTS)
+    client = stage.open().subscriber
+    leader = stage.topic.lead(lambda: None)
+    assert leader.is_beside(client)
+    client.leader = leader
+    stage.topic.waiting.discard(client)
+    stage.say("1")
+    assert leader.read() == block(1, "1")
+    assert (client.offset, client.place, stage.topic.ahead) == (0, 1, 0)
+    stage.hub.unsubscribe(client, 0.0)
+    assert stage.topic.left_at == 1
+
+
+def test_a_client_that_follows_its_leader_reads_by_itself_from_there() -> None:
+    stage = Stage(Form.EVENTS)
+    client = stage.open().subscriber
+    leader = stage.topic.lead(lambda: None)
+    client.leader = leader
+    stage.say("1")
+    leader.read()
+    stage.say("2")
+    client.follow(leader)
+    assert (client.leader, client.offset, client.place) == (None, 1, 1)
+    assert client.read() == block(2, "2")
+    assert leader.place == 1
+
+
+def test_a_leader_is_no_client() -> None:
+    stage = Stage(Form.EVENTS)
+    leader = stage.topic.lead(lambda: None)
+    stage.say("1")
+    assert stage.topic.subscribers == set()
+    assert stage.topic.waiting == {leader}
+    assert stage.topic.ahead == 1
+
+
+def test_a_source_that_waits_is_told_whenever_somebody_has_read() -> None:
+    relieved: list[int] = []
+    stage = Stage(Form.EVENTS)
+    opening = stage.open()
+    stage.say("1")
+    stage.topic.relief = lambda: relieved.append(stage.topic.ahead)
+    opening.subscriber.read()
+    assert relieved == [0]
+    stage.topic.relief = None
+    opening.subscriber.read()
+    assert relieved == [0]
+
+
+# Shapes
+
+
+def shaped(stage: Stage, shape: Shape, cursor: str | None = None, now: float = 0.0) -> Opening:
+    return stage.hub.subscribe(stage.topic, cursor, now, lambda: None, shape)
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+@pytest.mark.parametrize("form", list(Form))
+def test_what_an_opening_has_and_what_is_read_are_in_the_shape_that_was_asked_for(form: Form, shape: Shape) -> None:
+    stage = Stage(form)
+    stage.say("1")
+    stage.say("2")
+    for cursor in (None, "e-1", "foreign-1", EARLIEST):
+        plain, other = stage.open(cursor), shaped(stage, shape, cursor)
+        assert (other.is_resumed, other.is_finished) == (plain.is_resumed, plain.is_finished)
+        assert other.data == shape.encode(plain.data)
+        assert drained(other) == shape.encode(drained(plain))
+    stage.say("3")
+    assert other.subscriber.read() == shape.encode(block(3, "3"))
+
+
+def test_control_events_are_in_the_shape_too_and_have_no_id() -> None:
+    stage = Stage(Form.STATES)
+    stage.say("1")
+    opening = shaped(stage, Shape.NDJSON, "foreign-1")
+    stage.say("{}", Kind.FAULT)
+    stage.say("{}", Kind.RECOVERED)
+    stage.say("2")
+    stage.say("{}", Kind.FAULT)
+    assert [json.loads(line) for line in drained(opening).splitlines()] == [
+        {"event": "reset", "data": {"reason": "unknown-cursor"}},
+        {"id": "e-1", "data": 1},
+        {"id": "e-2", "data": 2},
+        {"event": "fault", "data": {}},
+    ]
+
+
+def test_the_end_is_in_the_shape_and_the_stream_is_over_behind_it() -> None:
+    stage = Stage(Form.STATES)
+    opening = shaped(stage, Shape.JSON_SEQ)
+    stage.say("1")
+    stage.say('{"reason":"done"}', Kind.END)
+    assert opening.subscriber.read() == b'\x1e{"id":"e-1","data":1}\n'
+    assert not opening.subscriber.is_over
+    assert opening.subscriber.read() == b'\x1e{"id":"e-2","event":"end","data":{"reason":"done"}}\n'
+    assert opening.subscriber.is_over
+    assert shaped(stage, Shape.JSON_SEQ, "e-2").is_finished
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+def test_a_farewell_that_only_an_event_source_understands_is_left_out(shape: Shape) -> None:
+    stage = Stage(Form.EVENTS)
+    subscriber = shaped(stage, shape).subscriber
+    subscriber.close(encode_retry(5000))
+    assert subscriber.read() == b""
+    assert subscriber.is_over
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+def test_a_right_that_ended_is_told_in_the_shape(shape: Shape) -> None:
+    stage = Stage(Form.EVENTS)
+    subscriber = shaped(stage, shape).subscriber
+    stage.say('{"reason":"revoked"}', Kind.REVOKED)
+    assert subscriber.read() == shape.encode(b'event: end\ndata: {"reason":"revoked"}\n\n') != b""
+    assert subscriber.is_over
+
+
+def test_a_leader_reads_in_a_shape_for_those_who_read_in_it() -> None:
+    stage = Stage(Form.EVENTS)
+    leader = stage.topic.lead(lambda: None, Shape.NDJSON)
+    stage.say("1")
+    assert leader.read() == b'{"id":"e-1","data":1}\n'
+    assert stage.topic.lead(lambda: None).shape is None
+
+
+def test_a_reader_in_a_shape_is_given_no_more_at_once_than_others() -> None:
+    stage = Stage(Form.EVENTS)
+    opening = shaped(stage, Shape.NDJSON)
+    for number in range(6):
+        stage.say(str(number) * 100)
+    pieces = [opening.subscriber.read(300) for _ in range(4)]
+    assert all(len(piece) < 300 for piece in pieces)
+    assert [json.loads(line)["id"] for line in b"".join(pieces).splitlines()] == [f"e-{n}" for n in range(1, 7)]

@@ -10,9 +10,16 @@ from ssegate.core.journal import WALK_BYTES, Form, Journal, Position
 LOTS = 1 << 20
 
 
-def journal_of(form: Form, *datas: str, max_events: int = 100, max_age: float = 100.0, now: float = 0.0) -> Journal:
+def journal_of(
+    form: Form,
+    *datas: str,
+    max_events: int = 100,
+    max_age: float = 100.0,
+    max_size: int = 1 << 60,
+    now: float = 0.0,
+) -> Journal:
     """A journal with these events; on a state topic each of them carries its data as the state."""
-    journal = Journal(form, max_events=max_events, max_age=max_age)
+    journal = Journal(form, max_events=max_events, max_age=max_age, max_size=max_size)
     for data in datas:
         append(journal, data, now=now)
     return journal
@@ -107,6 +114,100 @@ def test_the_old_leave_when_their_time_is_over() -> None:
     assert not journal.keeps(2)
 
 
+def test_the_oldest_leave_when_they_are_too_many_bytes() -> None:
+    journal = journal_of(Form.EVENTS, *(str(number) * 80 for number in range(5)), max_size=300)
+    assert (journal.first, journal.head) == (3, 5)
+    assert journal.size == len(journal.kept()) <= 300
+    append(journal, "x" * 180)
+    assert journal.kept() == block(5, "4" * 80) + block(6, "x" * 180)
+
+
+def test_the_newest_is_kept_however_large_it_is() -> None:
+    journal = journal_of(Form.EVENTS, "a", "x" * 1000, max_size=300)
+    assert journal.kept() == block(2, "x" * 1000)
+    append(journal, "y" * 2000)
+    assert journal.kept() == block(3, "y" * 2000)
+    append(journal, "b")
+    assert journal.kept() == block(4, "b"), "the large one is too much beside another"
+
+
+@pytest.mark.parametrize("form", [Form.STATES, Form.CHANGES])
+def test_the_state_and_what_follows_it_stay_however_many_bytes_they_are(form: Form) -> None:
+    journal = journal_of(form, "a" * 200, "b" * 200, max_size=300)
+    assert journal.first == 2
+    append(journal, "c" * 200, state=None)
+    append(journal, "over", kind=Kind.END)
+    assert journal.snapshot() == block(2, "b" * 200, "snapshot" if form is Form.CHANGES else "")
+    assert journal.kept() == journal.snapshot() + block(3, "c" * 200) + block(4, "over", "end")
+    assert journal.read(2, LOTS) == (block(3, "c" * 200) + block(4, "over", "end"), 4)
+
+
+@given(
+    st.sampled_from(list(Form)),
+    st.lists(st.tuples(st.integers(0, 120), st.booleans(), st.integers(0, 9)), max_size=20),
+    st.integers(1, 400),
+)
+def test_the_size_is_always_that_of_what_is_kept(form: Form, steps: list[tuple[int, bool, int]], max_size: int) -> None:
+    journal = journal_of(form, max_size=max_size, max_events=8, max_age=20)
+    now = 0.0
+    for length, has_state, seconds in steps:
+        now += seconds
+        append(journal, "x" * length, now=now, state="" if has_state else None)
+        assert journal.size == sum(map(len, journal._events))
+        tail = journal.head - max(journal.state_offset, journal.first - 1) if journal.has_state else 0
+        assert journal.size <= max_size or len(journal) <= max(1, tail)
+    journal.restart(Position("f", 0))
+    assert journal.size == 0
+
+
+# Another beginning
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_a_journal_that_begins_anew_is_empty_and_has_another_epoch(form: Form) -> None:
+    journal = journal_of(form, "a", "b")
+    journal.restart(Position("f", 0))
+    assert (journal.epoch, journal.head, journal.first, len(journal), journal.size) == ("f", 0, 1, 0, 0)
+    assert (journal.has_state, journal.state, journal.snapshot(), journal.kept()) == (False, "", b"", b"")
+    assert journal.keeps(0)
+    assert not journal.keeps(1)
+    assert not journal.keeps(journal.origin), "who has read nothing yet may have missed what was before"
+    append(journal, "c")
+    assert (journal.head, journal.kept()) == (1, block(1, "c", epoch="f"))
+
+
+def test_a_journal_may_begin_anew_in_the_middle_of_a_numbering() -> None:
+    journal = journal_of(Form.EVENTS, "a", "b")
+    journal.restart(Position("f", 7))
+    assert (journal.head, journal.first) == (7, 8)
+    append(journal, "c", at=Position("f", 8))
+    assert journal.read(7, LOTS) == (block(8, "c", epoch="f"), 8)
+
+
+def test_a_journal_that_begins_anew_before_its_first_event_has_lost_nothing() -> None:
+    journal = journal_of(Form.EVENTS)
+    journal.restart(Position("f", 0))
+    assert (journal.origin, journal.keeps(journal.origin)) == (0, True)
+
+
+def test_after_a_new_beginning_events_leave_as_before() -> None:
+    journal = journal_of(Form.EVENTS, "a", "b", "c", max_events=2)
+    journal.restart(Position("f", 0))
+    for data in "xyz":
+        append(journal, data)
+    assert journal.kept() == block(2, "y", epoch="f") + block(3, "z", epoch="f")
+
+
+def test_an_old_run_is_not_given_out_after_a_new_beginning() -> None:
+    journal = journal_of(Form.EVENTS, "a", "b", "c")
+    journal.read(1, LOTS)
+    journal.restart(Position("f", 0))
+    assert journal.read(0, LOTS) == (b"", 0)
+    for data in "xyz":
+        append(journal, data)
+    assert journal.read(1, LOTS) == (block(2, "y", epoch="f") + block(3, "z", epoch="f"), 3)
+
+
 def test_an_event_whose_type_would_forge_a_field_changes_nothing() -> None:
     journal = journal_of(Form.STATES, "a")
     with pytest.raises(ValueError, match="type"):
@@ -176,6 +277,17 @@ def test_the_end_of_a_topic_of_events_stays_while_it_is_the_last() -> None:
     assert journal.kept() == block(2, "over", "end")
     append(journal, "b", now=1000)
     assert journal.kept() == block(3, "b")
+
+
+def test_the_current_state_is_text_too() -> None:
+    journal = journal_of(Form.CHANGES)
+    assert journal.state == ""
+    append(journal, "change", state="whole")
+    assert journal.state == "whole"
+    append(journal, "half a change", state=None)
+    assert journal.state == "whole"
+    journal.expire(1000)
+    assert journal.state == "whole"
 
 
 # Reading

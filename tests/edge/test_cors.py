@@ -26,7 +26,10 @@ def test_a_page_of_a_named_origin_may_read_and_is_told_its_own_origin(origin: st
     assert CORS.headers(asking(origin)) == (
         (b"access-control-allow-origin", origin.encode()),
         (b"access-control-allow-credentials", b"true"),
-        (b"access-control-expose-headers", b"ssegate-resumed"),
+        (
+            b"access-control-expose-headers",
+            b"ssegate-resumed, ssegate-stream, ssegate-cursor, ssegate-ended, retry-after",
+        ),
     )
 
 

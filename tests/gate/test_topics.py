@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -16,8 +17,9 @@ from ssegate.core.event import Update
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Hub, Subscriber, Topic
 from ssegate.gate import topics as module
-from ssegate.gate.routes import PollRoute, Table, WebhookRoute
+from ssegate.gate.routes import Table, WebhookRoute
 from ssegate.gate.topics import Topics, Watch
+from ssegate.gate.watched import PollRoute, Target
 from ssegate.sources.poll import PollTarget
 from tests.upstream.scripted import Call, ScriptedUpstream, Step, answer
 
@@ -35,6 +37,11 @@ routes:
 """
 
 Story = Callable[["Stage"], Awaitable[None]]
+
+
+def watched(topics: Topics, route: PollRoute, target: Target, params: dict[str, str]) -> Watch | None:
+    """As the gate does it for what all viewers share."""
+    return topics.watch(route, route.key(target), partial(route.make_source, target=target), params)
 
 
 class Stage:
@@ -62,7 +69,8 @@ class Stage:
 
     async def watch(self, id_: int = 17, token: str | None = None) -> Topic | int | None:
         """As the gate does it: the topic, or the status the viewer is told, or None when there is no room."""
-        watch = self.topics.watch(self.poll, self.target(id_, token), {"id": str(id_)})
+        target = self.target(id_, token)
+        watch = watched(self.topics, self.poll, target, {"id": str(id_)})
         if watch is None:
             return None
         if watch.is_cold and (status := await self.topics.first_answer(watch)) is not None:
@@ -552,7 +560,7 @@ class Shops:
         return await self._view(self.others, {"shop": shop, "id": id_}, {}, Headers())
 
     async def _view(self, route: PollRoute, params: dict[str, str], query: dict[str, str], headers: Headers) -> Watch:
-        watch = self.topics.watch(route, route.target(params, query, headers), params)
+        watch = watched(self.topics, route, route.target(params, query, headers), params)
         assert watch is not None
         if watch.is_cold:
             await self.topics.first_answer(watch)
@@ -686,7 +694,7 @@ def test_what_the_upstream_refused_leaves_nothing_for_a_webhook_to_name() -> Non
         assert isinstance(shops.orders, PollRoute)
         shops.scripted.answer_with(answer(status=403))
         params = {"shop": "a", "id": "1", "view": "full"}
-        watch = shops.topics.watch(shops.orders, shops.orders.target(params, {}, Headers()), params)
+        watch = watched(shops.topics, shops.orders, shops.orders.target(params, {}, Headers()), params)
         assert watch is not None
         assert await shops.topics.first_answer(watch) == 403
         assert shops.topics._alike == {}
@@ -780,6 +788,51 @@ def test_topics_are_known_by_their_routes() -> None:
         assert stage.topics.owned_by([]) == []
 
     play(state(1), story)
+
+
+# Streams of single requests
+
+
+def own(stage: Stage) -> Watch:
+    """A topic that belongs to one request, and has a name."""
+    route, target = stage.poll, stage.target()
+    make = partial(route.make_source, target=target)
+    watch = stage.topics.watch(route, "own", make, {"id": "17"}, name="/orders/17/events/s/token", owner=b"me")
+    assert watch is not None
+    return watch
+
+
+def test_the_topic_of_a_request_is_found_by_its_key_and_by_the_epoch_of_its_cursors() -> None:
+    async def story(stage: Stage) -> None:
+        watch = own(stage)
+        assert await stage.topics.first_answer(watch) is None
+        assert stage.topics.get("own") is watch
+        assert stage.topics.of_epoch("e1") is watch
+        assert stage.topics.of_epoch("e2") is None
+        assert (watch.name, watch.owner) == ("/orders/17/events/s/token", b"me")
+        stage.topics.forget("own")
+        assert stage.topics.get("own") is stage.topics.of_epoch("e1") is None
+
+    play(state(1), story)
+
+
+def test_a_topic_that_is_shared_is_not_found_by_an_epoch() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.view()
+        assert stage.topics.of_epoch("e1") is None
+
+    play(state(1), story)
+
+
+def test_a_topic_that_is_forgotten_leaves_no_epoch_behind() -> None:
+    async def story(stage: Stage) -> None:
+        watch = own(stage)
+        await stage.topics.first_answer(watch)
+        assert watch.topic.fault is not None
+        stage.topics.forget("own")
+        assert stage.topics._epochs == {}
+
+    play(answer(status=503), story)
 
 
 # The end of it

@@ -17,8 +17,9 @@ from ssegate.core.event import Kind, Update
 from ssegate.core.headers import Pair
 from ssegate.core.poll import PollSettings
 from ssegate.errors import BrokerError
-from ssegate.sources import poll
-from ssegate.sources.poll import SHOWN_FAILURES, PollRecord, PollSource, PollTarget
+from ssegate.sources import telling
+from ssegate.sources.poll import PollSource, PollTarget
+from ssegate.sources.telling import SHOWN_FAILURES, AskingRecord
 from ssegate.upstream import Upstream
 from tests.upstream.scripted import Call, ScriptedUpstream, Step, answer, script
 from tests.upstream.settings import settings
@@ -33,7 +34,9 @@ Story = Callable[["Stage"], Awaitable[None]]
 class Stage:
     """One source before a scripted upstream, and what it publishes."""
 
-    def __init__(self, scripted: ScriptedUpstream, upstream: Upstream, source: PollSource, record: PollRecord) -> None:
+    def __init__(
+        self, scripted: ScriptedUpstream, upstream: Upstream, source: PollSource, record: AskingRecord
+    ) -> None:
         self.scripted = scripted
         self.upstream = upstream
         self.source = source
@@ -89,7 +92,7 @@ async def stage_of(
     rules = {"every_min": EVERY, "every_max": EVERY, "backoff_min": 0.01, "backoff_max": 0.02, **rules}
     async with ScriptedUpstream(step) as scripted:
         upstream = Upstream("api", settings(scripted.url, auth={"basic": {"user": "robot", "password": "passw0rd"}}))
-        record = PollRecord("api")
+        record = AskingRecord("api")
         source = PollSource(
             "topic 1",
             PollTarget(TARGET, tuple(headers)),
@@ -213,7 +216,7 @@ def test_a_thousand_viewers_are_one_request_and_the_others_count_as_avoided() ->
 
 
 def test_a_poll_that_nobody_reads_avoids_nothing() -> None:
-    record = PollRecord("api")
+    record = AskingRecord("api")
     record.count("200", 0)
     record.count("200", 1)
     assert (record.outcomes, record.avoided) == ({"200": 2}, 0)
@@ -275,7 +278,7 @@ def test_an_outage_is_one_fault_one_recovery_and_one_line_each(logged: Callable[
         assert stage.record.outcomes == {"200": 2, "500": 1, "429": 1}
         assert logged() == [
             ("WARNING", "poll GET http://api/orders/17: 500; its streams stay open and it is asked again"),
-            ("INFO", "upstream api: all polls are answered again"),
+            ("INFO", "upstream api: all it is asked for is answered again"),
         ]
         assert stage.record.failing == 0
 
@@ -319,7 +322,7 @@ def test_trouble_is_told_once_without_secrets_and_the_poll_goes_on(
         assert words == [event(1), said, RECOVERED, event(2)]
         (_, begun), (_, ended) = logged()
         assert re.fullmatch(f"poll {report}; its streams stay open and it is asked again", begun)
-        assert ended == "upstream api: all polls are answered again"
+        assert ended == "upstream api: all it is asked for is answered again"
         told = begun + ended + "".join(data for _, data in words)
         assert not re.search("s3cret|token|passw0rd|robot|viewer-secret", told)
         assert not re.search(r"127\.0\.0\.1|orders|http", words[1][1])
@@ -558,7 +561,7 @@ def test_a_poll_that_was_stopped_in_an_outage_is_not_said_to_be_answered_again(
         assert [kind for kind, _ in stage.words] == ["fault"]  # to its viewers it is one outage
         stage.scripted.answer_with(json_answer(1))
         assert [kind for kind, _ in await stage.until_said(3)] == ["fault", "recovered", "event"]
-        assert logged()[-1] == ("INFO", "upstream api: all polls are answered again")
+        assert logged()[-1] == ("INFO", "upstream api: all it is asked for is answered again")
 
     play(answer(status=500), story)
 
@@ -568,7 +571,7 @@ def test_a_poll_that_was_stopped_in_an_outage_is_not_said_to_be_answered_again(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poll, "BROKER_PAUSE", 0.005)
+    monkeypatch.setattr(telling, "BROKER_PAUSE", 0.005)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -635,7 +638,7 @@ def test_what_is_no_broker_error_is_a_defect_and_gets_out() -> None:
 
 
 def test_an_outage_of_thousands_of_polls_is_a_few_lines(logged: Callable[[], list[tuple[str, str]]]) -> None:
-    record = PollRecord("api")
+    record = AskingRecord("api")
     for round_ in range(2):
         for number in range(1000):
             record.begin_failure(f"t{number}", f"GET /{number}: 503")
@@ -649,13 +652,13 @@ def test_an_outage_of_thousands_of_polls_is_a_few_lines(logged: Callable[[], lis
         assert len(lines) == (round_ + 1) * (SHOWN_FAILURES + 2)
         assert lines[SHOWN_FAILURES] == (
             "WARNING",
-            "upstream api: more polls fail; ssegate_polls_failing tells how many",
+            "upstream api: more of it fails; ssegate_polls_failing tells how many",
         )
-        assert lines[-1] == ("INFO", "upstream api: all polls are answered again")
+        assert lines[-1] == ("INFO", "upstream api: all it is asked for is answered again")
 
 
 def test_an_answer_of_a_poll_that_never_failed_is_no_news(logged: Callable[[], list[tuple[str, str]]]) -> None:
-    record = PollRecord("api")
+    record = AskingRecord("api")
     record.end_failure("t")
     record.drop("t")
     assert logged() == []

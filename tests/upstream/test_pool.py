@@ -57,6 +57,7 @@ def test_the_connection_used_last_is_used_again() -> None:
             assert upstream.statistics() == {
                 "connections_open": 2.0,
                 "connections_in_use": 0.0,
+                "streams_open": 0.0,
                 "requests_waiting": 0.0,
                 "requests_sent": 5.0,
             }

@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_paused = True
-        self._left, self._left_since = self._outstanding(), asyncio.get_running_loop().time()
+        self._left, self._left_since = self._outstanding(), self.edge.loop.time()
         self.look_by(self._left_since + self.edge.stall)
         self.full()
 
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
         if self.is_lingering or self.transport.is_closing():
             return
         self.is_lingering = True
-        self.look_by(asyncio.get_running_loop().time() + limits.LINGER)
+        self.look_by(self.edge.loop.time() + limits.LINGER)
         self.transport.resume_reading()
         if not self.transport.can_write_eof() or self.has_ended:
             self.transport.close()

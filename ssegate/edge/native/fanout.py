@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
-from ssegate.core.event import HEARTBEAT
 from ssegate.core.hub import Subscriber, Topic
+from ssegate.core.shape import Shape, heartbeat_of
 from ssegate.edge.exchange import Stream
 from ssegate.edge.latency import Latency
 from ssegate.edge.native.limits import PIECE
@@ -204,10 +204,11 @@ class Reader:
         last = self.written_at
         if self.is_live and self.channel is not None:
             last = max(last, self.channel.written_at)
-        if now - last >= self._stream.heartbeat and not self.is_waiting_for_room and self.room() >= len(HEARTBEAT):
+        beat = heartbeat_of(None if self.subscriber is None else self.subscriber.shape)
+        if now - last >= self._stream.heartbeat and not self.is_waiting_for_room and self.room() >= len(beat):
             self.written_at = last = now
-            self._count(len(HEARTBEAT))
-            self.write(HEARTBEAT)
+            self._count(len(beat))
+            self.write(beat)
         due = max(last + self._stream.heartbeat, now)
         return due if self._deadline is None else min(due, self._deadline)
 
@@ -252,21 +253,29 @@ class DirectReader(Reader):
 
 
 class Channel:
-    """The live readers of one topic, and the leader that reads for them."""
+    """The live readers of one topic in one shape, and the leader that reads for them."""
 
     __slots__ = (
-        "_direct", "_drop", "_is_interrupted", "_is_sliced", "_joining", "_latency", "_owed", "_parcel", "_pass", "_readers", "_targets",
+        "_direct", "_drop", "_is_interrupted", "_is_sliced", "_joining", "_latency", "_loop", "_owed", "_parcel", "_pass", "_readers", "_targets",
         "_transports", "_unreached",
         "counts", "leader", "topic", "written_at",
     )  # fmt: skip
 
-    def __init__(self, topic: Topic, counts: dict[str, int], latency: Latency, drop: Callable[[Topic], object]) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        shape: Shape | None,
+        counts: dict[str, int],
+        latency: Latency,
+        drop: Callable[[], object],
+    ) -> None:
         """`drop` is called when the last reader has left."""
         self.topic = topic
         self.counts = counts
         self.written_at = 0.0
         """When the last write to all began."""
-        self.leader: Subscriber = topic.lead(self.flush)
+        self.leader: Subscriber = topic.lead(self.flush, shape)
+        self._loop = asyncio.get_running_loop()  # asking for it costs a system call on Python 3.11, for each event
         self._latency = latency
         self._drop = drop
         self._readers = 0  # live and lagging
@@ -297,7 +306,7 @@ class Channel:
         self._readers -= 1
         if not self._readers:
             self.topic.waiting.discard(self.leader)
-            self._drop(self.topic)
+            self._drop()
 
     def join(self, reader: Reader) -> None:
         """It has read all there is for now: write to it from here."""
@@ -309,6 +318,7 @@ class Channel:
             return
         assert reader.subscriber.is_beside(self.leader), "both have read all there is"
         reader.is_live = True
+        reader.subscriber.leader = self.leader
         reader.enter(self)
 
     def remove(self, reader: Reader) -> bytes:
@@ -359,7 +369,7 @@ class Channel:
             if time.monotonic() >= until:
                 self._is_sliced = self._is_interrupted = True
                 self._owed = None
-                asyncio.get_running_loop().call_soon(self._go_on)
+                self._loop.call_soon(self._go_on)
                 return
         self._pass = None
         self._is_sliced, self._owed, self._unreached = False, None, list
@@ -371,7 +381,7 @@ class Channel:
         """Yields where it may be interrupted."""
         # No more at once than one write may hold: of many events that have come together each reader has a place between them.
         while data := self.leader.read(PIECE):
-            self.written_at = asyncio.get_running_loop().time()
+            self.written_at = self._loop.time()
             self._parcel = Parcel(data)
             if len(data) > PIECE:
                 yield from self._let_them_read()

@@ -69,7 +69,7 @@ class Http1Connection(Connection):
         self._wants_upgrade = False
         self._held = b""  # what came behind the request that is being answered
         self._tail = b""  # the last bytes of a head or chunked body that has not ended
-        self._begun_at = asyncio.get_running_loop().time()  # of the head, of the body's silence, or of idleness
+        self._begun_at = self.edge.loop.time()  # of the head, of the body's silence, or of idleness
         self._method = ""
         self._is_one_zero = False
         self._clear()
@@ -184,7 +184,7 @@ class Http1Connection(Connection):
             if self._is_behind or answered == limits.REQUESTS_AT_ONCE:
                 self._hold(data[at:])
                 if not self._is_behind:
-                    asyncio.get_running_loop().call_soon(self._go_on)
+                    self.edge.loop.call_soon(self._go_on)
                 break
             end = self._cut(data, at)
             was_done = self._is_head_done
@@ -260,7 +260,7 @@ class Http1Connection(Connection):
         return False
 
     def _restart_clock(self) -> None:
-        self._begun_at = asyncio.get_running_loop().time()
+        self._begun_at = self.edge.loop.time()
 
     # httptools' callbacks
 
@@ -498,11 +498,11 @@ class Http1Connection(Connection):
     def _next(self) -> None:
         self._clear()
         self._tail = b""
-        self._begun_at = asyncio.get_running_loop().time()
+        self._begun_at = self.edge.loop.time()
         self.look_by(self._begun_at + self.edge.keep_alive)
         self._is_fresh = not self._held and not self._is_feeding
         if self._held and not self._is_feeding:
-            asyncio.get_running_loop().call_soon(self._go_on)
+            self.edge.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Take up what came behind the last request."""
@@ -517,8 +517,8 @@ class Http1Connection(Connection):
         self._body = None
         self._last = _NO_FIELDS  # not for as long as the stream lives
         self._is_last = self._is_last or self._is_one_zero or self._is_rest_unwanted
-        reader = self._reader = Http1Reader(self, stream, asyncio.get_running_loop().time())
-        channel = None if stream.subscriber is None else self.edge.channel(stream.subscriber.topic)
+        reader = self._reader = Http1Reader(self, stream, self.edge.loop.time())
+        channel = self.edge.channel(stream.subscriber)
         lines = fields(stream.headers) + (b"" if self._is_one_zero else b"transfer-encoding: chunked\r\n")
         opening = stream.opening
         if len(stream.state) <= limits.PIECE:

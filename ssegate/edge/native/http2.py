@@ -77,7 +77,7 @@ class Http2Connection(Connection):
 
     def __init__(self, edge: NativeEdge) -> None:
         super().__init__(edge)
-        loop = asyncio.get_running_loop()
+        loop = edge.loop
         self.h2 = ServerConnection(
             max_streams=edge.max_streams, max_header_list=2 * edge.max_head, clock=loop.time, takes_connect=True
         )
@@ -136,7 +136,7 @@ class Http2Connection(Connection):
         if not is_open:
             self.head_since = None
         elif self.head_since is None:
-            self.head_since = asyncio.get_running_loop().time()
+            self.head_since = self.edge.loop.time()
             self.look_by(self.head_since + limits.HEAD_TIMEOUT)
 
     def _receive_all(self, events: list[h2.events.Event]) -> None:
@@ -259,7 +259,7 @@ class Http2Connection(Connection):
         """Send what there is at the end of this turn of the loop."""
         if not self._is_flush_planned:
             self._is_flush_planned = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            self.edge.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Send what there is."""
@@ -278,7 +278,7 @@ class Http2Connection(Connection):
         if (
             not self.streams and not self.is_closed
         ):  # the wheel would keep one that is closed for as long as it keeps an idle one
-            self._idle_since = asyncio.get_running_loop().time()
+            self._idle_since = self.edge.loop.time()
             self.look_by(self._idle_since + self.edge.keep_alive)
             if self._goodbye:
                 self.flush()
@@ -353,9 +353,8 @@ class Http2Stream:
         self._at = 0
         self._is_last = False  # the response ends behind that
         self._end: tuple[Pair, ...] = ()  # with these trailers
-        self._moved_at = (
-            asyncio.get_running_loop().time()
-        )  # when the client last sent of the body, or took of the response
+        # When the client last sent of the body, or took of the response.
+        self._moved_at = self._connection.edge.loop.time()
 
     # The request
 
@@ -426,7 +425,7 @@ class Http2Stream:
 
     def receive_data(self, data: bytes, size: int) -> None:
         """A piece of the body has come; `size` counts against the window."""
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moved_at = self._connection.edge.loop.time()
         self._untaken += size
         if self._relay is not None:
             if not data or self._relay.send(data):
@@ -448,7 +447,7 @@ class Http2Stream:
             self._connection.take(size, 0 if self._is_request_done else self.number)
 
     def _body_taken(self, size: int) -> None:
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moved_at = self._connection.edge.loop.time()
         self._acknowledge(min(size, self._untaken))
 
     def receive_end(self) -> None:
@@ -503,9 +502,9 @@ class Http2Stream:
 
     def _stream(self, stream: Stream) -> None:
         connection = self._connection
-        now = asyncio.get_running_loop().time()
+        now = connection.edge.loop.time()
         self._reader = Http2Reader(self, stream, now)
-        channel = None if stream.subscriber is None else connection.edge.channel(stream.subscriber.topic)
+        channel = connection.edge.channel(stream.subscriber)
         counts = connection.edge.counts
         counts["streams"] += 1
         counts["streams_opened"] += 1
@@ -559,7 +558,7 @@ class Http2Stream:
             self._data = self._data[self._at :] + data
         else:
             self._data = data
-            self._moved_at = asyncio.get_running_loop().time()
+            self._moved_at = self._connection.edge.loop.time()
         self._at = 0
         self.pump()
         return self._at >= len(self._data)
@@ -579,7 +578,7 @@ class Http2Stream:
         while self._at < len(self._data) and (room := self.window()):
             piece = self._data[self._at : self._at + room]
             self._at += len(piece)
-            self._moved_at = asyncio.get_running_loop().time()
+            self._moved_at = self._connection.edge.loop.time()
             self.write(piece)
         if self._at < len(self._data):
             self.look_while_waiting()
@@ -605,7 +604,7 @@ class Http2Stream:
     def _half_close(self) -> None:
         """The upstream's side of a tunnel has ended; the client may still speak, as long as it does."""
         self._is_half_closed, self._is_last = True, False
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moved_at = self._connection.edge.loop.time()
         self._look_by(self._moved_at + limits.BODY_SILENCE)
         self._connection.plan_flush()
 
@@ -623,7 +622,7 @@ class Http2Stream:
 
     def resume_body(self) -> None:
         """The upstream takes more of the body."""
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moved_at = self._connection.edge.loop.time()
         self._acknowledge(self._untaken)
 
     # The end
@@ -663,7 +662,7 @@ class Http2Stream:
 
     def look_while_waiting(self) -> None:
         """The client gives no room: look whether that changes."""
-        self._look_by(asyncio.get_running_loop().time() + self._connection.edge.stall)
+        self._look_by(self._connection.edge.loop.time() + self._connection.edge.stall)
 
     def look(self, now: float) -> float | None:
         """See `wheel.Timed`."""

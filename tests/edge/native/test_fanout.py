@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
@@ -403,7 +404,7 @@ class Bed:
         self.plain: dict[int, Plain] = {}
 
     def _open(self, number: int, form: Form, max_events: int) -> Topic:
-        settings = TopicSettings(form, max_events, 1e6, "snapshot" if form is Form.CHANGES else "")
+        settings = TopicSettings(form, max_events, 1e6, snapshot_type="snapshot" if form is Form.CHANGES else "")
         return self.hub.open(f"topic-{number}", settings, 0.0)
 
     # In place of `os.write`
@@ -422,7 +423,7 @@ class Bed:
 
     def channel(self, topic: Topic) -> Channel:
         if topic not in self.channels:
-            self.channels[topic] = Channel(topic, self.counts, self.latency, self.channels.pop)
+            self.channels[topic] = Channel(topic, None, self.counts, self.latency, partial(self.channels.pop, topic))
         return self.channels[topic]
 
     def join(self, number: int, kind: str, cursor: int | None, room: int, *, is_early: bool) -> Any:

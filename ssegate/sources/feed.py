@@ -1,0 +1,92 @@
+"""Asks a feed again and again what is new since a cursor, page after page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from ssegate.core.event import Update
+from ssegate.core.feed import FeedReader
+from ssegate.core.poll import Meaning, PollSettings
+from ssegate.sources.cursors import Cursors
+from ssegate.sources.poll import PollSource, PollTarget
+from ssegate.sources.telling import AskingRecord
+from ssegate.upstream import FetchAnswer, Upstream
+
+log = logging.getLogger(__name__)
+
+TOO_QUICK = 0.2
+"""The part of `long` within which an answer without anything new is none that was held: it is not asked again at once."""
+
+
+class FeedSource(PollSource):
+    """A resource that is polled like others, each time behind the cursor that the last page gave."""
+
+    def __init__(
+        self,
+        topic: str,
+        target: PollTarget,
+        upstream: Upstream,
+        settings: PollSettings,
+        reader: FeedReader,
+        record: AskingRecord,
+        *,
+        path_at: Callable[[str], str],
+        cursors: Cursors,
+        forgotten: frozenset[int],
+        long: float,
+        viewers: Callable[[], int],
+        max_body: int,
+    ) -> None:
+        """`path_at` gives the path for a cursor, which may be empty; `forgotten` are statuses that mean the upstream knows it no
+        more; `long`: seconds for which the upstream may hold a request.
+        """
+        super().__init__(topic, target, upstream, settings, None, record, viewers=viewers, max_body=max_body)
+        self._reader = reader
+        self._path_at = path_at
+        self._cursors = cursors
+        self._forgotten = forgotten
+        self._held = long
+        self._asked_at = 0.0
+        self._has_page = False
+
+    def _path(self) -> str:
+        self._asked_at = asyncio.get_running_loop().time()
+        return self._path_at(self._reader.cursor)
+
+    def _read(self, answer: FetchAnswer) -> Sequence[Update]:
+        updates = self._reader.read(answer.body)
+        self._has_page = True
+        return updates
+
+    def _told(self) -> None:
+        """The page is with the broker: from now on the next one is asked for, also by the next process."""
+        if not self._has_page:
+            return
+        self._has_page = False
+        if (place := self._reader.turn()) is not None:
+            self._cursors.put(self.topic, place)
+        held = asyncio.get_running_loop().time() - self._asked_at
+        if self._reader.has_more or (self._held and held >= self._held * TOO_QUICK):
+            self.hint()
+
+    def _same(self) -> Sequence[Update]:
+        """An upstream that holds requests and has nothing to say in the end (204)."""
+        if self._held and asyncio.get_running_loop().time() - self._asked_at >= self._held * TOO_QUICK:
+            self.hint()
+        return super()._same()
+
+    def _refused(self, meaning: Meaning, status: int) -> Sequence[Update]:
+        if status in self._forgotten and self._reader.is_under_way:
+            log.warning(
+                "feed %s: %d: its cursor is forgotten; viewers are told, and it begins anew", self._name, status
+            )
+            self._cursors.drop(self.topic)
+            self.hint()
+            return (*self._recover(), *self._reader.forget())
+        return super()._refused(meaning, status)
+
+    def forget(self) -> None:
+        """See `WatchedSource`."""
+        self._cursors.drop(self.topic)
