@@ -107,7 +107,7 @@ def try_command(config: Config, public: Address) -> str:
             if sample is not None:
                 more = "-H 'Accept: text/event-stream' " if route.negotiate else ""
                 if "GET" not in route.opened_by:
-                    more += f"-X {route.opened_by[0]} -d '{{}}' "
+                    more += f"-X {route.opened_by[0]} -H 'Content-Type: application/json' -d '{{}}' "
                 url = f"http://{host}{sample}"
                 return f"curl -N {more}{_shell_quoted(url)}"
     return ""

@@ -13,7 +13,7 @@ from ssegate.cli.options import add_config
 from ssegate.cli.shown import first_request, masked, shown_every, shown_form, shown_source
 from ssegate.cli.terminal import paint, printable
 from ssegate.config import Config, Route
-from ssegate.config.asking import Stream
+from ssegate.config.asking import Feed, Stream
 from ssegate.config.check import has_names
 from ssegate.config.values import format_duration, format_size
 from ssegate.gate.routes import NamesOf, Table
@@ -139,7 +139,8 @@ def _asking_facts(route: Route) -> dict[str, object]:
     }
     if isinstance(asks, Stream):
         return {**facts, "format": asks.format, "first": asks.first}
-    return {**facts, "every": {"min": format_duration(asks.every.min), "max": format_duration(asks.every.max)}}
+    facts["every"] = {"min": format_duration(asks.every.min), "max": format_duration(asks.every.max)}
+    return {**facts, "first": asks.first} if isinstance(asks, Feed) else {**facts, "follows": masked(asks.get)}
 
 
 def _poll_facts(route: Route) -> dict[str, object]:

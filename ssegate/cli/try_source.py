@@ -18,14 +18,20 @@ from ssegate.config.values import format_duration
 from ssegate.core.event import EventStreamDecoder
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Hub
+from ssegate.core.journal import Position
 from ssegate.edge.exchange import Answer, Request
-from ssegate.errors import SsegateError, UpstreamUnreachableError
+from ssegate.errors import SsegateError, UpstreamTimeoutError, UpstreamUnreachableError
 from ssegate.gate.own import Asked, OwnStreams
 from ssegate.gate.topics import Topics, Watch
 from ssegate.gate.watched import StreamRoute, TaskRoute, WatchedRoute
+from ssegate.sources.telling import for_viewers
 
 PATIENCE = 10.0
 """Seconds of silence after which no more is waited for."""
+
+
+_UNANSWERED = [for_viewers(error)[1] for error in (UpstreamUnreachableError(), UpstreamTimeoutError())]
+"""What a `fault` says where there was no answer at all."""
 
 
 class RefusedError(SsegateError):
@@ -83,10 +89,12 @@ class SourceTrial:
         asked = shown_request(self._config, self._route.route, self._params, self._query)
         print(paint(printable(asked), "bold", sys.stdout))
         await self._topics.start()
-        logging.getLogger("ssegate.sources").setLevel(logging.ERROR)  # what goes wrong is told here
+        log, level = logging.getLogger("ssegate.sources"), logging.getLogger("ssegate.sources").level
+        log.setLevel(logging.ERROR)  # what goes wrong is told here
         try:
             await self._show(await self._open())
         finally:
+            log.setLevel(level)
             await self._topics.aclose()
             await self._route.slot.upstream.aclose()
         return 0
@@ -117,13 +125,14 @@ class SourceTrial:
 
     def _refuse(self, fault: bytes) -> None:
         """Nothing comes but trouble. Raises `UpstreamUnreachableError` when there was no answer at all, else `RefusedError`."""
-        record, url = self._route.slot.record, self._route.slot.settings.url
-        fact = f"{url}: {_fact(fault)}; a viewer's stream opens with this `fault`, and it is asked again"
-        is_unanswered = set({**record.outcomes, **record.openings}) <= {"failed"}
-        raise UpstreamUnreachableError(fact) if is_unanswered else RefusedError(fact)
+        fact = _fact(fault)
+        told = (
+            f"{self._route.slot.settings.url}: {fact}; a viewer's stream opens with this `fault`, and it is asked again"
+        )
+        raise UpstreamUnreachableError(told) if fact in _UNANSWERED else RefusedError(told)
 
     async def _show(self, watch: Watch) -> None:
-        opening = self._topics.subscribe(watch.topic, None)
+        opening = self._topics.subscribe(watch.topic, None, since=Position("", 0))
         subscriber, news = opening.subscriber, asyncio.Event()
         subscriber.wake = news.set
         data, count = opening.data, 0

@@ -364,8 +364,8 @@ class _RouteCheck:
         kind = sources[0]
         for name in ("as", "names", "event", "data", "template"):
             if self._has("emit", name) and name not in _EMITS[kind]:
-                owners = [f"{each}" for each, names in _EMITS.items() if name in names]
-                message = f"`{name}` is for {' and '.join(owners)} routes; leave it out"
+                *owners, last = (each for each, names in _EMITS.items() if name in names)
+                message = f"`{name}` is for {', '.join(owners)}{' and ' if owners else ''}{last} routes; leave it out"
                 self._add(("emit", name), "value", message, part="key")
         if kind == "poll":
             self._check_form()

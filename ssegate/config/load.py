@@ -130,6 +130,10 @@ def _note_fault(tree: Tree, path: Path, fault: ValueFault, is_key: bool = False)
     if not tree.is_broken(path):
         tree.add(path, fault.code, fault.message, fault.hint, "key" if is_key else "value")
     tree.remove(path)
+    # One of several keys of which one has to be there: what else is wrong in the mapping is to be told as well.
+    stand_ins = _stand_ins(path[:-1]) if path and not is_key else {}
+    if path and str(path[-1]) in stand_ins:
+        tree.supply(path, stand_ins[str(path[-1])])
 
 
 def _fault(detail: ErrorDetails) -> ValueFault:

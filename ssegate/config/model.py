@@ -406,7 +406,7 @@ class Emit(Model):
     names: Names = Names()
     """Other names for the events of the form."""
     event: EventName | None = None
-    """The event's name, a template; on webhook, stream and feed routes, and beside a `template`."""
+    """The event's name, a template; on webhook and stream routes, and beside a `template`. A feed has an `event` of its own."""
     data: JMESPath | None = None
     """What is the event's data: of `{body, headers, params, query}` on webhook routes, where it is the body as it came without
     this; of the item on feed routes."""

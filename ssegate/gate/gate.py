@@ -225,7 +225,7 @@ class Gate:
         if self.subscriptions.below and path[:-TOKEN_LENGTH] in self.subscriptions.below:
             return self._answer_callback(request, path, query)
         if path.startswith(OWN_PATHS):
-            return self._answer_own(path, request.headers)
+            return self._answer_own(path, request)
         match = self.table.router.match(request.method, path, request.headers.get("accept"))
         if match is None:
             return self._answer_unmatched(request, path)
@@ -233,13 +233,15 @@ class Gate:
             return self._relay(match.target, request, path)
         return self._answer_event_route(match.target, match.params, request, query)
 
-    def _answer_own(self, path: bytes, headers: Headers) -> Answer:
+    def _answer_own(self, path: bytes, request: Request) -> Answer:
         """The gate's own things; what the client has already is not sent again (RFC 9110, 13.1.2)."""
         answer = self._own.get(path)
         if answer is None:
             return problem(404, "there is nothing at this path")
+        if request.method not in ("GET", "HEAD"):
+            return problem(405, f"{request.method} is not served here", ((b"allow", b"GET, HEAD"),))
         etag = dict(answer.headers).get(b"etag")
-        known = headers.get("if-none-match")
+        known = request.headers.get("if-none-match")
         if etag is not None and known is not None and etag.decode() in known:
             return Answer(304, tuple(pair for pair in answer.headers if pair[0] != b"content-type"))
         return answer

@@ -25,17 +25,23 @@ def config(route: str, source: str = "ssegate.yaml") -> Config:
         ("path: /a, webhook: {at: /hooks, verify: none}", "curl -N http://localhost:8080/a"),
         ("path: /a, stream: {get: /}", "curl -N http://localhost:8080/a"),
         ("path: /a, stream: {get: /, forward: [cookie]}", "curl -N http://localhost:8080/a"),
-        ("path: /a, stream: {post: /}", "curl -N -X POST -d '{}' http://localhost:8080/a"),
-        ("path: /a, methods: [PUT, PATCH], stream: {post: /}", "curl -N -X PUT -d '{}' http://localhost:8080/a"),
+        (
+            "path: /a, stream: {post: /}",
+            "curl -N -X POST -H 'Content-Type: application/json' -d '{}' http://localhost:8080/a",
+        ),
+        (
+            "path: /a, methods: [PUT, PATCH], stream: {post: /}",
+            "curl -N -X PUT -H 'Content-Type: application/json' -d '{}' http://localhost:8080/a",
+        ),
         ("path: /a, methods: [POST, GET], stream: {post: /}", "curl -N http://localhost:8080/a"),
         (
             "path: /a, negotiate: true, stream: {post: /}",
-            "curl -N -H 'Accept: text/event-stream' -X POST -d '{}' http://localhost:8080/a",
+            "curl -N -H 'Accept: text/event-stream' -X POST -H 'Content-Type: application/json' -d '{}' http://localhost:8080/a",
         ),
         ('path: "/a/{id}", task: {get: "/{id}"}', "curl -N http://localhost:8080/a/1"),
         (
             'path: /a, task: {get: "{start.headers.location}", start: {post: /}}',
-            "curl -N -X POST -d '{}' http://localhost:8080/a",
+            "curl -N -X POST -H 'Content-Type: application/json' -d '{}' http://localhost:8080/a",
         ),
         ('path: /a, feed: {get: "/?after={cursor}", next: last}', "curl -N http://localhost:8080/a"),
         ('path: "/a/{id}", params: {id: "[A-Z]{7}"}, poll: {get: /}', ""),

@@ -433,21 +433,7 @@ def test_an_upstream_that_cannot_be_reached_is_69(path: str, attempt: Attempt) -
     assert "http://127.0.0.1:1" in tried.err
 
 
-# DEFECT: `SourceTrial._refuse` of cli/try_source.py takes all that `AskingRecord` counts as `failed` for an upstream that cannot be
-# reached, an answer that is broken or too large among it. A poll exits with 69 for `UpstreamUnreachableError` and
-# `UpstreamTimeoutError` alone; the fault's message tells those from others (`for_viewers`).
-_TAKEN_FOR_SILENCE = pytest.mark.xfail(strict=True, reason="a broken answer to a shared source exits with 69")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/chat",
-        "/mine",
-        "/jobs",
-        *(pytest.param(path, marks=_TAKEN_FOR_SILENCE) for path in ("/news", "/socket", "/jobs/5", "/audit")),
-    ],
-)
+@pytest.mark.parametrize("path", ["/chat", "/mine", "/jobs", "/news", "/socket", "/jobs/5", "/audit"])
 def test_an_upstream_whose_answer_is_broken_has_been_reached(path: str, attempt: Attempt) -> None:
     async def hang_up(call: Call) -> None:
         await call.send(b"SSH-2.0-nonsense\r\n")

@@ -158,7 +158,7 @@ def test_a_page_shows_a_value_and_its_changes_and_a_hostile_one_as_text(
     assert browser.evaluate("a", "document.querySelectorAll('#order').length") == 1
 
 
-@pytest.mark.parametrize("library", PAGES)
+@pytest.mark.parametrize("library", ["turbo", "datastar", "htmx4"])  # each has another way to connect
 def test_a_page_whose_connection_is_cut_shows_the_newest_value(
     library: str, browser: Browser, backend: Backend, gate: Gate
 ) -> None:

@@ -565,7 +565,7 @@ HAS_NO_CURSOR = "`{cursor}` is missing: without it each page would be the first;
         ((STREAM, "emit: {data: a}"), ("value", "emit.data", "`data` is for webhook and feed routes; leave it out")),
         ((TASK, "emit: {data: a}"), ("value", "emit.data", "`data` is for webhook and feed routes; leave it out")),
         ((POLL, "emit: {data: a}"), ("value", "emit.data", "`data` is for webhook and feed routes; leave it out")),
-        ((FEED, "emit: {event: a}"), ("value", "emit.event", "`event` is for poll and webhook and stream and task routes; leave it out")),
+        ((FEED, "emit: {event: a}"), ("value", "emit.event", "`event` is for poll, webhook, stream and task routes; leave it out")),
         ((POLL, "emit: {event: a}"), ("value", "emit.event", NAMES_A_TEMPLATE)),
         ((TASK, "emit: {event: a}"), ("value", "emit.event", NAMES_A_TEMPLATE)),
         ((POLL, "emit: {as: patch, template: x}"), ("value", "emit.template", "`as: patch` and a `template` do not go together; a template makes each event of the whole state")),
@@ -647,10 +647,6 @@ def test_one_fault_does_not_hide_another_in_the_same_mapping() -> None:
     ]
 
 
-# DEFECT: what a broken method of a stream leaves is not a `Stream` (`Request._just_one`), so all of it is taken out, and what
-# else is wrong with it is told only when the method has been mended. `Stream.stand_ins` is never used, as `get` is not required by
-# itself: `_note_fault` of config/load.py would have to supply it where it removes the key.
-@pytest.mark.xfail(strict=True, reason="a stream is left out whole when its method's path is wrong")
 def test_a_request_that_is_wrong_does_not_hide_what_else_is() -> None:
     assert [place for _, place, _ in told("stream: {get: log, format: bytes, data: x}")] == [
         "stream.get",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssegate.config.values import read_expression
-from ssegate.core.event import RESERVED_TYPES, Event, EventStreamDecoder, Kind, Update, encode_event
+from ssegate.core.event import RESERVED_TYPES, Event, EventStreamDecoder, Kind, Update, encode_event, encode_text
 from ssegate.core.follow import Follower, FollowRules, is_true, word
 from ssegate.core.template import Template
 
@@ -464,6 +464,13 @@ def test_what_is_no_text_is_repaired_and_never_cut_in_the_middle(format_: str, s
     assert read(format_, *(bytes((byte,)) for byte in stream)) == told
 
 
+# DEFECT: `JsonSequenceRecords` takes a byte order mark for a record, or for the beginning of one; `LineCutter` passes over it.
+@pytest.mark.xfail(strict=True, reason="a byte order mark is told as a record that cannot be read")
+@pytest.mark.parametrize("begin", [BOM + RS, BOM])
+def test_a_byte_order_mark_before_a_sequence_is_passed_over(begin: bytes) -> None:
+    assert read("json-seq", begin + b'{"a":1}\n' + RS + b"2\n") == [':{"a":1}', ":2"]
+
+
 def test_a_message_that_is_no_utf8_is_repaired() -> None:
     assert read("websocket", b"a\xff\0") == [":a\ufffd\0"]
 
@@ -503,7 +510,7 @@ def test_whatever_comes_is_told_in_events_that_can_be_written_and_read(
     for update in told:
         assert update.kind is not Kind.EVENT or update.type not in RESERVED_TYPES
         (event,) = EventStreamDecoder().receive(encode_event(Event(update.data, update.type, "e-1")))
-        assert event.type == update.type
+        assert event.type == encode_text(update.type).decode()
     assert [update.kind for update in told[:-1]].count(Kind.END) == 0, "nothing is told behind the end"
 
 

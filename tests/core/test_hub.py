@@ -933,13 +933,14 @@ def test_a_cursor_from_before_another_beginning_is_told_so() -> None:
     assert stage.open("f-0").is_resumed
 
 
-def test_who_came_before_anything_was_said_misses_nothing_by_another_beginning() -> None:
+# DEFECT: see test_journal.py; `Kind.RESET`: "every reader is told `reset`".
+@pytest.mark.xfail(strict=True, reason="who has read nothing yet is not told")
+def test_who_has_waited_for_the_first_event_is_told_of_another_beginning_too() -> None:
     stage = Stage(Form.EVENTS)
     opening = stage.open()
     begin_anew(stage)
     say_anew(stage, 1, "1")
-    assert drained(opening) == renumbered(1, "1")
-    assert stage.hub.tally.resets == 0
+    assert drained(opening) == GAP + renumbered(1, "1")
 
 
 def test_the_state_from_before_another_beginning_is_shown_to_nobody() -> None:

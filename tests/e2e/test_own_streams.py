@@ -535,6 +535,21 @@ async def test_a_body_whose_length_is_known_is_passed_on_with_its_length(edge: E
 
 
 @story
+async def test_an_answer_that_begins_before_the_body_is_whole_is_kept_for_its_end(edge: Edge) -> None:
+    async with LiveApi() as api, running_gate(edge, before(api, CHAT)) as gate, uploading(gate, "/chat") as it:
+        await it.send(b"one", last=False)
+        call = await api.call()
+        await call.begin(NDJSON)
+        await call.say(word("early"))
+        assert await call.read_piece() == b"one"
+        await it.send(b"two", last=True)
+        assert await call.read_body() == b"onetwo"
+        await call.say(word("late", done=True))
+        reply = await answered(it)
+        assert (reply.status, re.findall(rb"data: (early|late)\n", reply.body)) == (200, [b"early", b"late"])
+
+
+@story
 async def test_a_request_without_a_body_has_none_at_the_upstream(edge: Edge) -> None:
     async with LiveApi() as api, running_gate(edge, before(api, CHAT)) as gate:
         async with opened(gate, api, "/chat", TYPE, body=b"") as it:
@@ -605,6 +620,7 @@ async def test_a_body_that_the_upstream_does_not_take_is_not_taken_from_the_clie
                 tracemalloc.stop()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
+            it.reset()
             assert sent < size
             assert peak < 2 * 1024 * 1024
 
