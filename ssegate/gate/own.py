@@ -33,6 +33,7 @@ REFUSAL_SECONDS = 5.0
 START_SECONDS = 60.0
 """How long the answer to a task's `start` may take from its head to its end."""
 
+_NO_RESOURCE = "the path or the query does not make a resource"
 _WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 _KEPT_TO_OURSELVES = frozenset({b"content-length", b"date", b"vary"})
 
@@ -83,8 +84,6 @@ class OwnStreams:
             if isinstance(route, TaskRoute):
                 return await self._start(route, asked)
             return await self._begin(route, asked)
-        except (ValueError, LookupError):
-            return problem(404, "the path or the query does not make a resource", asked.shared)
         except RejectedError as error:
             return problem(error.status, str(error), asked.shared, close=True)
         except UpstreamError:
@@ -94,19 +93,24 @@ class OwnStreams:
     # Streams
 
     async def _begin(self, route: StreamRoute, asked: Asked) -> Watch | Answer | None:
-        target = route.target(asked.params, asked.query, asked.request.headers)
+        try:
+            target = route.target(asked.params, asked.query, asked.request.headers)
+        except (ValueError, LookupError):
+            return problem(404, _NO_RESOURCE, asked.shared)
         if route.settings.rules.format == "websocket":
             return await self._begin_websocket(route, asked, target)
         accept = ACCEPTS.get(route.settings.rules.format, b"*/*")
-        passage = _passage(route, asked, target.method, target.path, accept)
+        here = route.slot.upstream.address.target(target.path.encode())
+        passage = _passage(route, asked, target.method, here, accept)
         try:
             head = await _head(passage)
-            for _ in range(MAX_REDIRECTS):
-                onward = None if head is None else _onward(route, target, head)
+            for _ in range(MAX_REDIRECTS if target.method == "GET" else 0):
+                onward = None if head is None else _onward(route, here, head)
                 if onward is None:
                     break
                 await passage.aclose()
-                passage = _passage(route, asked, target.method, onward, accept)
+                here = onward
+                passage = _passage(route, asked, target.method, here, accept)
                 head = await _head(passage)
             refusal = None if head is None else await _refusal(passage, head, route.settings.rules.format, asked.shared)
             if refusal is not None:
@@ -127,13 +131,14 @@ class OwnStreams:
         )
         try:
             head = await _head_in_time(intake, FIRST_ANSWER)
-            if head is not None and head.status != 101:
-                refusal = await _refusal(intake, head, "websocket", asked.shared)
-                return refusal or problem(502, "the upstream did not open a WebSocket", asked.shared)
-            return self._follow(route, asked, target, intake)
-        finally:
-            if intake.head is not None and intake.head.status != 101:
-                intake.cancel()
+            if head is None or head.status == 101:
+                return self._follow(route, asked, target, intake)
+            refusal = await _refusal(intake, head, "websocket", asked.shared)
+        except BaseException:
+            intake.cancel()
+            raise
+        intake.cancel()
+        return refusal or problem(502, "the upstream did not open a WebSocket", asked.shared)
 
     def _follow(self, route: StreamRoute, asked: Asked, target: StreamTarget, opened: Intake) -> Watch | None:
         watch = self._watch(route, asked, lambda topic: route.make_source(topic, target, opened))
@@ -146,7 +151,10 @@ class OwnStreams:
     async def _start(self, route: TaskRoute, asked: Asked) -> Watch | Answer | None:
         assert route.start is not None
         values = values_of(asked.params, asked.query)
-        path = route.expand_start(values)
+        try:
+            path = route.expand_start(values)
+        except (ValueError, LookupError):
+            return problem(404, _NO_RESOURCE, asked.shared)
         passage = _passage(route, asked, route.start.method, path, b"*/*")
         try:
             head = await _head(passage, patience=None)
@@ -259,13 +267,12 @@ async def _head_in_time(intake: Intake, patience: float | None) -> AnswerHead | 
         return None
 
 
-def _onward(route: StreamRoute, target: StreamTarget, head: AnswerHead) -> bytes | None:
-    """Where a redirect of a `GET` leads to within the same origin."""
+def _onward(route: StreamRoute, here: bytes, head: AnswerHead) -> bytes | None:
+    """Where a redirect leads to within the same origin."""
     location = Headers(head.headers).get("location")
-    if head.status not in REDIRECTS or target.method != "GET" or location is None:
+    if head.status not in REDIRECTS or location is None:
         return None
-    address = route.slot.upstream.address
-    return address.follow(address.target(target.path.encode()), location)
+    return route.slot.upstream.address.follow(here, location)
 
 
 async def _refusal(intake: Intake, head: AnswerHead, format_: str, shared: tuple[Pair, ...]) -> Answer | None:
