@@ -41,6 +41,11 @@ _EMITS = {
 """What `emit` may say of each kind of route."""
 
 
+OWN_EVENTS = 100_000
+"""So many events of a stream of one's own are kept where nothing is said: of words, a client whose network is dead has thousands on
+their way to it, and the history's size is a bound as well."""
+
+
 def check_config(config: Config, tree: Tree, environ: Environ[str, str]) -> None:
     """Note in the tree whatever does not fit together. Keys that are broken in themselves cause no further complaints."""
     check_listening(config, tree)
@@ -69,6 +74,8 @@ def _resolved(route: Route, config: Config, tree: Tree, index: int) -> Route:
         if name not in route.model_fields_set
     }
     own = route.history.model_dump(include=route.history.model_fields_set)
+    if has_names(route) and "events" not in defaults.history.model_fields_set:
+        own = {"events": OWN_EVENTS, **own}
     update["history"] = defaults.history.model_copy(update=own)
     for name in _ASKING:
         source = getattr(route, name)

@@ -81,7 +81,7 @@ def make_detector(
     if items_key is not None:
         return _ItemsDetector(topic, names, max_event_size, reader, items_at, items_key)
     detector = _DocumentDetector(topic, emit, names, max_event_size, reader)
-    return detector if markup is None else _MarkupDetector(detector, markup)
+    return detector if markup is None else _MarkupDetector(detector, markup, max_event_size)
 
 
 # --- from bytes to a state -------------------------------------------------------------------------------------------
@@ -292,11 +292,12 @@ class _DocumentDetector(_HashingDetector):
 class _MarkupDetector:
     """Says each state as HTML; states that look the same are one."""
 
-    __slots__ = ("_detector", "_markup", "_told")
+    __slots__ = ("_detector", "_markup", "_max_size", "_told")
 
-    def __init__(self, detector: Detector, markup: Markup) -> None:
+    def __init__(self, detector: Detector, markup: Markup, max_size: int) -> None:
         self._detector = detector
         self._markup = markup
+        self._max_size = max_size
         self._told: tuple[str, str] | None = None
 
     def changes(self, body: bytes) -> Sequence[Update]:
@@ -306,7 +307,10 @@ class _MarkupDetector:
         told = self._markup.write(decode_text(updates[-1].data))
         if told == self._told:
             return ()
-        self._told = type_, text = told
+        type_, text = told
+        if (size := len(text.encode("utf-8", "surrogatepass"))) > self._max_size:
+            raise OversizeError(f"its HTML is {size:,} bytes; limits.event_size is {self._max_size:,}")
+        self._told = told
         return (Update(updates[-1].topic, text, type_, state=text),)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ssegate.core.event import encode_text
+from ssegate.core.event import BYTE_ORDER_MARK, encode_text
 from ssegate.errors import UndecodableError
 
 
@@ -28,14 +28,13 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_refuse_constant)
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def decode(body: bytes) -> object:
     """Decode a body as JSON in UTF-8; a byte order mark is passed over."""
     # The causes are left out of these errors: they carry, or quote, the body.
     try:
-        text = body.removeprefix(_BYTE_ORDER_MARK).decode()
+        text = body.removeprefix(BYTE_ORDER_MARK).decode()
         return _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise UndecodableError(f"the body is not JSON: byte {error.start:,} is not UTF-8") from None

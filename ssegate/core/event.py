@@ -20,7 +20,7 @@ MAX_ID_LENGTH = 64
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _FORGING = re.compile(r"[\r\n\0]")
 _DIGITS = re.compile(r"[0-9]+")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Kind(Enum):
@@ -166,11 +166,11 @@ class LineCutter:
     def _without_mark(self, data: bytes) -> bytes:
         # "strip one leading U+FEFF BYTE ORDER MARK character, if any"
         data = self.finish() + data
-        if len(data) < 3 and _BYTE_ORDER_MARK.startswith(data):
+        if len(data) < 3 and BYTE_ORDER_MARK.startswith(data):
             self._rest += data
             return b""
         self._is_first = False
-        return data.removeprefix(_BYTE_ORDER_MARK)
+        return data.removeprefix(BYTE_ORDER_MARK)
 
     def _complete(self, lines: list[bytes]) -> None:
         if self._is_passing:

@@ -186,6 +186,11 @@ class Subscriber:
         self._is_closed = False
 
     @property
+    def is_closed(self) -> bool:
+        """Whether its stream is to end though the topic goes on; see `close`."""
+        return self._is_closed
+
+    @property
     def place(self) -> int:
         """The offset up to which everything has been read, by itself or by its leader."""
         return self.offset if self.leader is None else self.leader.offset

@@ -132,7 +132,7 @@ class Journal:
     def restart(self, position: Position) -> None:
         """Begin anew behind this position: what was before cannot be joined to what comes."""
         self._clear(Position(position.epoch, position.offset + 1))
-        self.head = position.offset
+        self.head, self.origin = position.offset, -1
         self._droppable = 0
 
     def _clear(self, position: Position) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ssegate.core.document import decode_text
-from ssegate.core.event import EventReader, LineCutter
+from ssegate.core.event import BYTE_ORDER_MARK, EventReader, LineCutter
 from ssegate.errors import UndecodableError
 
 
@@ -114,13 +114,25 @@ class JsonSequenceRecords:
     What comes before the first RS is a record too, for an upstream that has forgotten it.
     """
 
-    __slots__ = ("_depth", "_is_passing", "_max_size", "_rest", "_weighed", "last_event_id", "retry_ms")
+    __slots__ = (
+        "_depth",
+        "_is_first",
+        "_is_passing",
+        "_mark",
+        "_max_size",
+        "_rest",
+        "_weighed",
+        "last_event_id",
+        "retry_ms",
+    )
 
     def __init__(self, max_size: int) -> None:
         self.retry_ms: int | None = None
         self.last_event_id = ""
         self._max_size = max_size
         self._rest = bytearray()  # of a record that has not ended
+        self._is_first = True  # a byte order mark may be coming, or be here in part
+        self._mark = b""
         self._is_passing = False
         self._weighed = 0  # so much of the rest has been looked at, in vain, for the end of its JSON
         self._depth = 0  # of brackets that are open there; negative: it is no JSON and waits for the next RS
@@ -128,6 +140,8 @@ class JsonSequenceRecords:
     def receive(self, data: bytes) -> list[Record]:
         """Return the records that were completed, without the whitespace around them; "multiple consecutive RS octets do not
         denote empty sequence elements"."""
+        if self._is_first and (data := self._without_mark(data)) == b"":
+            return []
         *ended, rest = data.split(_BEGIN)
         records: list[Record] = []
         for text in ended:
@@ -140,8 +154,18 @@ class JsonSequenceRecords:
     def finish(self) -> list[Record]:
         """Return the record that has not ended, if it is not blank."""
         records: list[Record] = []
-        self._end(b"", records)
+        self._end(self._mark, records)
         return records
+
+    def _without_mark(self, data: bytes) -> bytes:
+        """Pass over a byte order mark at the beginning, wherever it is cut."""
+        data = self._mark + data
+        self._mark = b""
+        if len(data) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(data):
+            self._mark = data
+            return b""
+        self._is_first = False
+        return data.removeprefix(BYTE_ORDER_MARK)
 
     def _end(self, text: bytes, records: list[Record]) -> None:
         """End the record whose last bytes these are."""

@@ -54,6 +54,12 @@ class TaskReader:
             end = (Update(self._topic, data, type="end", kind=Kind.END),)
         return (*self._progress(document), *end)
 
+    def read_nothing(self, status: int) -> Sequence[Update]:
+        """An answer without a body: without `done`, one that says that there is nothing (204) is the end."""
+        if status == 304 or self._rules.done is not None:
+            return ()
+        return (Update(self._topic, encode({"reason": "done", "result": None}), type="end", kind=Kind.END),)
+
     def give_up(self) -> Update:
         """It takes too long."""
         return Update(self._topic, encode({"reason": "timeout"}), type="end", kind=Kind.END)

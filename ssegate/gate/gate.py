@@ -38,6 +38,7 @@ from ssegate.interfaces import Broker
 from ssegate.sources.cursors import Cursors
 from ssegate.sources.poll import PollSource
 from ssegate.sources.subscription import TOKEN_LENGTH, Ledger
+from ssegate.sources.telling import let_them_read
 from ssegate.upstream.forwarded import client_address
 
 OWN_PATHS = b"/_ssegate/"
@@ -188,6 +189,7 @@ class Gate:
         await asyncio.sleep(drain.delay)
         leaving = asyncio.ensure_future(self.subscriptions.leave(drain.timeout))
         await self._close(self.topics, drain.timeout * DRAIN_PART)
+        await let_them_read()  # what they are told leaves before their connections are told to close
         await leaving
 
     async def _close(self, topics: Iterable[Topic], seconds: float) -> None:
@@ -280,6 +282,8 @@ class Gate:
         if media is None:
             return problem(406, _UNACCEPTABLE, shared)
         if request.method == "HEAD":
+            if isinstance(target, NamesOf) and self.own.find(target.route, params, request.headers) is None:
+                return problem(404, _NO_SUCH_STREAM, shared)
             return Answer(200, (*_stream_headers(media), *shared))
         try:
             wait = read_wait(None if media != JSON or "wait" in asked else dict(fields).get("wait"))
@@ -347,8 +351,10 @@ class Gate:
 
     def _show_own(self, watch: Watch, viewer: Viewer) -> Reply | Awaitable[Reply]:
         self.topics.go_on(watch)
-        named = (b"ssegate-stream", watch.name.encode())
-        return self._show(watch.topic, watch.route.route, replace(viewer, shared=(*viewer.shared, named)))
+        viewer = replace(viewer, shared=(*viewer.shared, (b"ssegate-stream", watch.name.encode())))
+        if isinstance(watch.route, TaskRoute) and watch.is_cold:
+            return self._show_cold(watch, viewer)
+        return self._show(watch.topic, watch.route.route, viewer)
 
     def _show(self, topic: Topic | None, route: Route, viewer: Viewer) -> Reply | Awaitable[Reply]:
         """Let the viewer read the topic, in the shape that was asked for."""

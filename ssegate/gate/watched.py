@@ -227,6 +227,7 @@ class TaskRoute(WatchedRoute):
             viewers=_count(topic),
             max_body=BODY_FACTOR * self._max_event_size,
             give_up=self._give_up,
+            is_own=self.is_own,
         )
 
     def expand_start(self, values: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from functools import partial
 
 from ssegate.config.values import DURATIONS, ValueFault, read_duration_or_zero
+from ssegate.core.event import encode_text
 from ssegate.core.headers import Pair
 from ssegate.core.hub import EARLIEST, Subscriber, Topic
 from ssegate.core.journal import Form, Position
@@ -39,9 +40,9 @@ def answer_whole(
         reader: _Whole = _Events(topics, topic, cursor or EARLIEST, shared)
     else:
         reader = _State(topics, topic, cursor, shared)
-    if wait and not reader.has_news:
+    if wait and not reader.has_news and not topic.is_over:
         return reader.wait(wait)
-    return reader.answer()
+    return reader.answer_now(is_long_poll=wait > 0)
 
 
 class _Whole:
@@ -63,20 +64,28 @@ class _Whole:
         """What there is."""
         raise NotImplementedError
 
+    def answer_now(self, *, is_long_poll: bool) -> Answer:
+        """What there is; 204 for who has all of it and waits for more, and for what has ended without a state."""
+        if is_long_poll and not self.has_news:
+            return Answer(204, (*self._told(), *self._shared))
+        return self.answer()
+
     async def wait(self, seconds: float) -> Answer:
-        """Wait until there is something new."""
+        """Wait until there is something new, or it is over, or the gate closes its streams."""
         subscriber = self._join()
         subscriber.wake = self._news.set
         try:
             async with asyncio.timeout(seconds):
-                while not self.has_news:
+                while not (self.has_news or self._topic.is_over or subscriber.is_closed):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            return Answer(204, (*self._told(), *self._shared))
+            pass  # what has come in this moment is told all the same
         finally:
             self._topics.unsubscribe(subscriber)
-        return self.answer()
+        if subscriber.is_closed and not self.has_news:
+            return problem(503, "this is closing; come back later", ((b"retry-after", b"5"), *self._shared))
+        return self.answer_now(is_long_poll=True)
 
     def _join(self) -> Subscriber:
         """Be somebody for whom the topic is watched."""
@@ -97,7 +106,10 @@ class _Whole:
     def _has_all(self) -> bool:
         """Whether the client's cursor is where the answer would end."""
         position = None if self._cursor is None else Position.parse(self._cursor)
-        return position is not None and position.epoch == self._topic.journal.epoch and position.offset >= self._place
+        journal = self._topic.journal
+        return (
+            position is not None and position.epoch == journal.epoch and self._place <= position.offset <= journal.head
+        )
 
 
 class _State(_Whole):
@@ -114,11 +126,13 @@ class _State(_Whole):
 
     def answer(self) -> Answer:
         journal = self._topic.journal
+        if not journal.has_state and self._topic.is_over:
+            return Answer(204, (*self._told(), *self._shared))
         if not journal.has_state:
             again = (b"retry-after", b"2")
             fact = "the upstream is in trouble" if self._topic.fault is not None else "the upstream has not answered"
             return problem(503, f"there is no state yet: {fact}", (again, *self._shared))
-        return Answer(200, (*_HEADERS, *self._told(), *self._shared), json_value(journal.state).encode())
+        return Answer(200, (*_HEADERS, *self._told(), *self._shared), encode_text(json_value(journal.state)))
 
 
 class _Events(_Whole):
@@ -138,4 +152,4 @@ class _Events(_Whole):
         finally:
             self._topics.unsubscribe(opening.subscriber)
         body = f"[{','.join(json_events(b''.join(parts)))}]"
-        return Answer(200, (*_HEADERS, *self._told(), *self._shared), body.encode("utf-8", "replace"))
+        return Answer(200, (*_HEADERS, *self._told(), *self._shared), encode_text(body))

@@ -40,8 +40,8 @@ class Cursors:
         if not os.access(self._folder, os.W_OK):
             raise PermissionError(13, "nothing can be written there", str(self._folder))
         oldest = time.time() - LONGEST
-        for file in self._folder.iterdir():
-            if file.stat().st_mtime < oldest:
+        for file in self._folder.glob("*.*"):
+            if file.is_file() and file.stat().st_mtime < oldest:
                 file.unlink(missing_ok=True)
 
     def get(self, topic: str) -> Place | None:
@@ -52,7 +52,7 @@ class Cursors:
             known = json.loads(self._file(topic).read_bytes())
             if known["topic"] == topic and isinstance(known["cursor"], str):
                 return Place(known["cursor"], frozenset(map(str, known.get("told", ()))))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass  # it is not there, or damaged: the feed begins anew
         return None
 

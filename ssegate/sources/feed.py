@@ -11,10 +11,14 @@ from ssegate.core.feed import FeedReader
 from ssegate.core.poll import Meaning, PollSettings
 from ssegate.sources.cursors import Cursors
 from ssegate.sources.poll import PollSource, PollTarget
+from ssegate.sources.stream import checked
 from ssegate.sources.telling import AskingRecord
 from ssegate.upstream import FetchAnswer, Upstream
 
 log = logging.getLogger(__name__)
+
+FORGETFUL = 60.0
+"""Seconds within which a cursor that is forgotten a second time is trouble with the upstream."""
 
 TOO_QUICK = 0.2
 """The part of `long` within which an answer without anything new is none that was held: it is not asked again at once."""
@@ -49,11 +53,12 @@ class FeedSource(PollSource):
         self._forgotten = forgotten
         self._held = long
         self._asked_at = 0.0
+        self._forgotten_at = float("-inf")
         self._has_page = False
 
     def _path(self) -> str:
         self._asked_at = asyncio.get_running_loop().time()
-        return self._path_at(self._reader.cursor)
+        return checked(self._path_at, self._reader.cursor)
 
     def _read(self, answer: FetchAnswer) -> Sequence[Update]:
         updates = self._reader.read(answer.body)
@@ -71,11 +76,11 @@ class FeedSource(PollSource):
         if self._reader.has_more or (self._held and held >= self._held * TOO_QUICK):
             self.hint()
 
-    def _same(self) -> Sequence[Update]:
+    def _same(self, status: int) -> Sequence[Update]:
         """An upstream that holds requests and has nothing to say in the end (204)."""
         if self._held and asyncio.get_running_loop().time() - self._asked_at >= self._held * TOO_QUICK:
             self.hint()
-        return super()._same()
+        return super()._same(status)
 
     def _refused(self, meaning: Meaning, status: int) -> Sequence[Update]:
         if status in self._forgotten and self._reader.is_under_way:
@@ -83,9 +88,16 @@ class FeedSource(PollSource):
                 "feed %s: %d: its cursor is forgotten; viewers are told, and it begins anew", self._name, status
             )
             self._cursors.drop(self.topic)
-            self.hint()
+            self._begin_anew()
             return (*self._recover(), *self._reader.forget())
         return super()._refused(meaning, status)
+
+    def _begin_anew(self) -> None:
+        """Ask at once, but not again and again: an upstream that forgets what it has just given is backed off from."""
+        now = asyncio.get_running_loop().time()
+        if now - self._forgotten_at > FORGETFUL:
+            self._poller.resume(now)
+        self._forgotten_at = now
 
     def forget(self) -> None:
         """See `WatchedSource`."""

@@ -127,7 +127,9 @@ class PollSource(Awaited):
         meaning = self._poller.receive(answer.status, answer.headers, now=loop.time(), wall=time.time())
         match meaning:
             case Meaning.SAME:
-                return self._same()
+                updates = self._same(answer.status)
+                self.is_over = any(update.kind is Kind.END for update in updates)
+                return updates
             case Meaning.BODY:
                 return self._examine(answer)
             case _:
@@ -137,6 +139,8 @@ class PollSource(Awaited):
 
     _held = 0.0
     """Seconds for which the upstream may hold a request."""
+    _passes_on = True
+    """Whether those who wait for the first answer are told a refusal instead of a stream."""
 
     def _path(self) -> str:
         """What is asked for next."""
@@ -147,7 +151,7 @@ class PollSource(Awaited):
         assert self._detector is not None, "what has none reads by itself"
         return self._detector.changes(answer.body)
 
-    def _same(self) -> Sequence[Update]:
+    def _same(self, status: int) -> Sequence[Update]:
         """Nothing has changed."""
         return self._recover()
 
@@ -174,7 +178,7 @@ class PollSource(Awaited):
     def _refused(self, meaning: Meaning, status: int) -> Sequence[Update]:
         """An answer without a state. Whoever waits for the first poll of something never seen is told the status itself."""
         is_for_good = status in PASSED_ON or meaning is Meaning.GONE
-        if self.is_awaited and is_for_good and (not self._has_spoken or meaning is Meaning.DENIED):
+        if self._passes_on and self.is_awaited and is_for_good and (not self._has_spoken or meaning is Meaning.DENIED):
             self.is_over = True
             self.answer_first(status)
             return ()

@@ -13,7 +13,7 @@ from ssegate.core.event import Kind, Update
 from ssegate.core.follow import Follower, FollowRules
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.poll import LONGEST_WAIT, retry_after
-from ssegate.errors import UpstreamError
+from ssegate.errors import UndecodableError, UpstreamError
 from ssegate.interfaces import Publish
 from ssegate.sources.awaited import Awaited
 from ssegate.sources.telling import PASSED_ON, AskingRecord, Telling, for_viewers
@@ -52,6 +52,14 @@ class StreamTarget:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", self.path_at(""))
+
+
+def checked(path_at: Callable[[str], str], cursor: str) -> str:
+    """The path for a cursor. Raises `UndecodableError` for one that can stand in no URL."""
+    try:
+        return path_at(cursor)
+    except (ValueError, LookupError):
+        raise UndecodableError("the upstream gave a cursor that cannot stand in its URL") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +186,14 @@ class StreamSource(Awaited):
         """Open a connection and follow it to its end."""
         try:
             if self._intake is None:
-                self._open(self.target.path_at(self._follower.cursor))
+                self._open(checked(self.target.path_at, self._follower.cursor))
             head = await self._read_head()
             self._record.count_opening(str(head.status))
             if self._is_taken(head):
                 self._has_opened = True
                 self._recover()
                 self.answer_first(None)
+                await self._telling.say(publish)
                 await self._follow(publish)
         except UpstreamError as error:
             if self._intake is None or self._intake.head is None:
@@ -218,11 +227,12 @@ class StreamSource(Awaited):
 
     async def _read_head(self) -> AnswerHead:
         """The head of the answer, behind redirects to the same origin; another one is returned as it is, and so is what is
-        behind too many. Who asks for its own stream has followed them already."""
+        behind too many. Who has asked for its own stream has followed them already."""
         assert self._intake is not None, "it was opened"
+        is_followed = self._is_own and not self._has_opened
         head = await self._intake.read_head()
         target = self._upstream.address.target(self.target.path.encode())
-        for _ in range(0 if self._is_own else MAX_REDIRECTS):
+        for _ in range(0 if is_followed else MAX_REDIRECTS):
             location = Headers(head.headers).get("location")
             onward = None if location is None else self._upstream.address.follow(target, location)
             if head.status not in REDIRECTS or onward is None:

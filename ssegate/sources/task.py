@@ -29,10 +29,13 @@ class TaskSource(PollSource):
         viewers: Callable[[], int],
         max_body: int,
         give_up: float | None,
+        is_own: bool = False,
     ) -> None:
-        """`give_up`: seconds after its beginning at which it is given up; None never."""
+        """`give_up`: seconds after its beginning at which it is given up; None never. `is_own`: a request has started it, so that
+        whatever is said of it then is told in its stream."""
         super().__init__(topic, target, upstream, settings, None, record, viewers=viewers, max_body=max_body)
         self._reader = reader
+        self._passes_on = not is_own
         self._patience = give_up
         self._until: float | None = None
         self._where: str | None = None  # where the upstream has sent us on to
@@ -56,6 +59,9 @@ class TaskSource(PollSource):
 
     def _path(self) -> str:
         return self._where or self.target.path
+
+    def _same(self, status: int) -> Sequence[Update]:
+        return (*super()._same(status), *self._reader.read_nothing(status))
 
     def _read(self, answer: FetchAnswer) -> Sequence[Update]:
         location = answer.headers.get("location")

@@ -464,8 +464,6 @@ def test_what_is_no_text_is_repaired_and_never_cut_in_the_middle(format_: str, s
     assert read(format_, *(bytes((byte,)) for byte in stream)) == told
 
 
-# DEFECT: `JsonSequenceRecords` takes a byte order mark for a record, or for the beginning of one; `LineCutter` passes over it.
-@pytest.mark.xfail(strict=True, reason="a byte order mark is told as a record that cannot be read")
 @pytest.mark.parametrize("begin", [BOM + RS, BOM])
 def test_a_byte_order_mark_before_a_sequence_is_passed_over(begin: bytes) -> None:
     assert read("json-seq", begin + b'{"a":1}\n' + RS + b"2\n") == [':{"a":1}', ":2"]

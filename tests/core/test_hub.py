@@ -933,8 +933,6 @@ def test_a_cursor_from_before_another_beginning_is_told_so() -> None:
     assert stage.open("f-0").is_resumed
 
 
-# DEFECT: see test_journal.py; `Kind.RESET`: "every reader is told `reset`".
-@pytest.mark.xfail(strict=True, reason="who has read nothing yet is not told")
 def test_who_has_waited_for_the_first_event_is_told_of_another_beginning_too() -> None:
     stage = Stage(Form.EVENTS)
     opening = stage.open()

@@ -184,9 +184,6 @@ def test_a_journal_may_begin_anew_in_the_middle_of_a_numbering() -> None:
     assert journal.read(7, LOTS) == (block(8, "c", epoch="f"), 8)
 
 
-# DEFECT: core/journal.py, `restart`: without an epoch before it `_clear` makes `origin` the place before the new first event, so
-# that a reader who has been waiting is led on in silence. `restart` has to say -1 in any case.
-@pytest.mark.xfail(strict=True, reason="a new beginning before the first event is not noticed")
 def test_a_journal_that_begins_anew_before_its_first_event_may_have_lost_something_too() -> None:
     journal = journal_of(Form.EVENTS)
     journal.restart(Position("f", 0))

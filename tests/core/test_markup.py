@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssegate.core.event import Event, EventStreamDecoder, encode_event
+from ssegate.core.detect import make_detector
+from ssegate.core.event import Event, EventStreamDecoder, Update, encode_event
 from ssegate.core.markup import Markup, escape, event_type, find, plain, render
 from ssegate.core.template import Template
+from ssegate.errors import OversizeError
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "vectors" / "hypermedia.json").read_text())["cases"]
 
@@ -231,3 +233,38 @@ def test_plain_values_are_text_numbers_and_booleans() -> None:
 def test_without_a_name_events_are_unnamed() -> None:
     assert Markup("<p>{id}</p>").write(ORDER) == ("", "<p>17</p>")
     assert Markup("<p>{id}</p>", "order-{status}").write(ORDER) == ("order-paid", "<p>17</p>")
+
+
+# States as HTML
+
+
+def test_a_state_that_changed_is_told_as_html_and_that_is_the_state_for_newcomers() -> None:
+    detector = make_detector("t", markup=Markup("<p>{n}</p>", "order-{n}"))
+    assert list(detector.changes(b'{"n": 1}')) == [Update("t", "<p>1</p>", "order-1", "<p>1</p>")]
+    assert list(detector.changes(b'{ "n":1 }')) == []
+    assert [update.data for update in detector.changes(b'{"n": 2}')] == ["<p>2</p>"]
+
+
+def test_states_that_look_the_same_are_one() -> None:
+    detector = make_detector("t", markup=Markup("<p>{n}</p>"))
+    assert len(list(detector.changes(b'{"n": 1, "at": 1}'))) == 1
+    assert list(detector.changes(b'{"n": 1, "at": 2}')) == []
+    assert len(list(detector.changes(b'{"n": 2, "at": 3}'))) == 1
+    assert len(list(detector.changes(b'{"n": 1, "at": 4}'))) == 1
+
+
+def test_the_same_html_with_another_name_is_another_event() -> None:
+    detector = make_detector("t", markup=Markup("<p>{n}</p>", "{kind}"))
+    assert len(list(detector.changes(b'{"n": 1, "kind": "a"}'))) == 1
+    assert [update.type for update in detector.changes(b'{"n": 1, "kind": "b"}')] == ["b"]
+
+
+def test_a_template_is_over_what_is_selected() -> None:
+    detector = make_detector("t", select=lambda body: body["data"], markup=Markup("<p>{n}</p>"))
+    assert [update.data for update in detector.changes(b'{"data": {"n": 1}}')] == ["<p>1</p>"]
+
+
+def test_html_larger_than_an_event_is_trouble() -> None:
+    detector = make_detector("t", markup=Markup("<p>{n}</p>"), max_event_size=30)
+    with pytest.raises(OversizeError):
+        list(detector.changes(b'{"n": "<<<<<<<<<<"}'))

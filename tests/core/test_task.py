@@ -201,9 +201,6 @@ def test_an_end_larger_than_an_event_is_trouble() -> None:
         read(reader_of(max_event_size=40, progress="p", result="r"), {"p": 1, "r": "x" * 40})
 
 
-# DEFECT: core/task.py, `read`: `_progress` takes the progress for told before the end is written, which may raise; when the
-# result is shorter the next time, the last progress is never told.
-@pytest.mark.xfail(strict=True, reason="progress that was not returned counts as told")
 def test_progress_beside_an_end_that_is_too_large_is_told_later() -> None:
     reader = reader_of(max_event_size=40, progress="p", done="done", result="r")
     with pytest.raises(OversizeError):
@@ -227,17 +224,12 @@ def test_progress_may_be_told_as_html_and_the_end_stays_json() -> None:
     assert (first.data, last.kind, json.loads(last.data)["result"]) == ("<b>100 %</b>", Kind.END, {"percent": 100})
 
 
-# DEFECT: core/task.py, `_progress`: the size of the progress is checked, and not that of what the template makes of it.
-@pytest.mark.xfail(strict=True, reason="a template's text is not measured")
 def test_html_larger_than_an_event_is_trouble() -> None:
     reader = reader_of(max_event_size=20, markup=Markup("<p>{p}</p>"))
     with pytest.raises(OversizeError):
         reader.read(ACCEPTED, b'{"p": "<<<<<<<"}')
 
 
-# DEFECT: core/task.py, `_progress`: progress is compared before the template makes a text of it; polls compare the texts
-# (`_MarkupDetector`: "states that look the same are one").
-@pytest.mark.xfail(strict=True, reason="progress that looks the same is told again")
 def test_progress_that_looks_the_same_is_told_once() -> None:
     reader = reader_of(markup=Markup("<p>{p}</p>"))
     assert len(reader.read(ACCEPTED, b'{"p": 1, "at": 1}')) == 1

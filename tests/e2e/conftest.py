@@ -14,7 +14,10 @@ EDGES = (
 )
 
 
-NOT_ABOUT_TLS = ("test_convergence", "test_lifecycle", "test_polling")
+NOT_ABOUT_TLS = (
+    "test_convergence", "test_lifecycle", "test_polling", "test_shared_streams", "test_own_streams", "test_bad_streams", "test_tasks",
+    "test_feeds", "test_shapes",
+)  # fmt: skip
 """Modules whose matter is not how bytes are carried: over TLS they run with the long ones, HTTP/2 they meet without it."""
 
 

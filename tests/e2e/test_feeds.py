@@ -425,9 +425,6 @@ async def test_a_feed_from_now_that_is_forgotten_begins_anew_from_now(edge: Edge
         assert await numbers(viewer, 1) == [13]
 
 
-# DEFECT: core/journal.py, `restart`: a journal without an epoch gets `origin` 0 there, as if nothing had been before; a reader
-# who has been waiting since then is not told, and what came meanwhile is passed over in silence.
-@pytest.mark.xfail(strict=True, reason="who has got nothing yet is not told of a reset", raises=TimeoutError)
 @story
 async def test_who_has_waited_for_a_first_item_is_told_too_that_the_backend_forgot(edge: Edge) -> None:
     async with Audit(1) as api, running_gate(edge, before(api, route())) as gate, gate.watch(PATH) as viewer:

@@ -484,14 +484,14 @@ async def test_a_burst_of_more_records_than_are_kept_reaches_those_who_read(edge
 
 @story
 async def test_a_viewer_that_does_not_read_keeps_nobody_waiting_and_is_told_of_its_gap(edge: Edge) -> None:
-    route = f"{LOG}  history: {{events: 100}}"
+    route = f"{LOG}  history: {{events: 20}}"
     async with LiveApi() as api, running_gate(edge, before(api, route)) as gate, AsyncExitStack() as stack:
         watching = asyncio.create_task(stack.enter_async_context(gate.watch("/builds/7/log")))
         call = await api.begun(TEXT)
         quick = await watching
         slow = await stack.enter_async_context(gate.watch("/builds/7/log", buffer=4096))
         line = b"x" * 50_000 + b"\n"
-        for _ in range(250):
+        for _ in range(180):
             await call.say(line)
             await quick.event()
         await call.say(b"last\n")

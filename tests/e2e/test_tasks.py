@@ -524,10 +524,6 @@ async def test_a_body_that_is_too_large_starts_no_job(edge: Edge) -> None:
             assert len(exports.started[0].body) == 1024
 
 
-# DEFECT: gate/gate.py, `_open_own` and `_show_own`, and sources/poll.py, `_refused`: `Topics._begin` lets the first answer be
-# awaited, but nobody waits for it, because the stream is opened at once. So a refusal of the first status is told to nobody: the
-# source is over, and the stream stays open without a word. The same when somebody comes back to the name behind `linger`.
-@pytest.mark.xfail(strict=True, reason="a refusal of the first status is told to nobody", raises=TimeoutError)
 @pytest.mark.parametrize(("status", "end"), [(404, "gone"), (410, "gone"), (401, None), (403, None)])
 @story
 async def test_a_job_whose_status_is_refused_at_once_is_told_in_the_stream(

@@ -181,9 +181,6 @@ def test_a_state_that_is_no_json_is_a_string(text: str, value: Any) -> None:
     play(Form.STATES, story)
 
 
-# DEFECT: gate/whole.py, `_State.answer`: `json_value` of JSON on several lines decodes it, `"\\ud800"` becomes half of a surrogate
-# pair, and `.encode()` raises. `Shape.encode` uses `encode_text` for that.
-@pytest.mark.xfail(strict=True, reason="half a surrogate pair cannot be answered", raises=UnicodeEncodeError)
 def test_half_a_surrogate_pair_in_a_state_becomes_a_replacement_character() -> None:
     async def story(world: World) -> None:
         await world.say('[\n"\\ud800"]')
@@ -192,8 +189,6 @@ def test_half_a_surrogate_pair_in_a_state_becomes_a_replacement_character() -> N
     play(Form.STATES, story)
 
 
-# DEFECT: gate/whole.py, `_Events.answer`: `encode("utf-8", "replace")` writes `?`; WIRE.md, "A stream", 7: U+FFFD.
-@pytest.mark.xfail(strict=True, reason="half a surrogate pair becomes a question mark")
 def test_half_a_surrogate_pair_in_an_event_becomes_a_replacement_character() -> None:
     async def story(world: World) -> None:
         await world.say('[\n"\\ud800"]')
@@ -392,9 +387,6 @@ def test_another_beginning_is_something_new() -> None:
     play(Form.EVENTS, story)
 
 
-# DEFECT: gate/whole.py, `wait`: what comes in the turn of the loop in which the time is over is passed over: 204 is answered with
-# the cursor behind it (`_told` reads the journal's head). `except TimeoutError` has to look for news once more.
-@pytest.mark.xfail(strict=True, reason="what comes as the time is over is lost")
 @pytest.mark.parametrize("form", list(Form))
 def test_what_comes_as_the_time_is_over_is_not_lost(form: Form) -> None:
     async def story(world: World) -> None:
@@ -409,9 +401,6 @@ def test_what_comes_as_the_time_is_over_is_not_lost(form: Form) -> None:
     play(form, story)
 
 
-# DEFECT: gate/whole.py, `answer_whole`: where a topic is over and the client has all of it, nothing will ever come, and it waits
-# nevertheless; on a state route it is not even told of an end that comes while it waits.
-@pytest.mark.xfail(strict=True, reason="who has all of a finished topic waits for nothing")
 @pytest.mark.parametrize("form", list(Form))
 def test_who_has_all_of_a_finished_topic_is_told_at_once(form: Form) -> None:
     async def story(world: World) -> None:
@@ -425,8 +414,6 @@ def test_who_has_all_of_a_finished_topic_is_told_at_once(form: Form) -> None:
     play(form, story)
 
 
-# DEFECT: the same.
-@pytest.mark.xfail(strict=True, reason="an end is nothing new to who waits for a state")
 @STATEFUL
 def test_an_end_that_comes_is_told_to_who_waits_for_a_state(form: Form) -> None:
     async def story(world: World) -> None:
@@ -454,9 +441,6 @@ def test_an_end_that_comes_is_in_the_list() -> None:
     play(Form.EVENTS, story)
 
 
-# DEFECT: gate/whole.py, `_State.answer`: a job that never had a progress to tell is over and has no state: 503 for ever, "the
-# upstream has not answered".
-@pytest.mark.xfail(strict=True, reason="what is over without a state is told to come back for ever")
 def test_what_is_over_without_a_state_says_that_it_is_over() -> None:
     async def story(world: World) -> None:
         await world.say('{"reason":"done"}', Kind.END)
@@ -466,9 +450,6 @@ def test_what_is_over_without_a_state_says_that_it_is_over() -> None:
     play(Form.STATES, story)
 
 
-# DEFECT: gate/whole.py, `_has_all` takes a cursor from the future for one that has all: on an event route it waits, passes over
-# what comes meanwhile, and then gives out the cursor behind it. WIRE.md, "The cursor": "never silence: `reset`".
-@pytest.mark.xfail(strict=True, reason="a cursor from the future is waited with")
 def test_a_cursor_from_the_future_does_not_wait() -> None:
     async def story(world: World) -> None:
         await world.say("1")

@@ -156,7 +156,7 @@ def test_an_interval_that_adapts_is_long_while_nothing_comes() -> None:
         stage.begin()
         await stage.until_asked(8)
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-        assert gaps[6] > 3 * gaps[1], gaps
+        assert gaps[6] > 3 * min(gaps[:3]), gaps
 
     play_feed(handle, story, every_min=0.02, every_max=0.2)
 
@@ -486,9 +486,6 @@ def test_a_cursor_of_the_process_before_may_be_forgotten_too(tmp_path: Path) -> 
     play_feed(log, story, feed(folder=tmp_path), every_min=0.02, every_max=0.02)
 
 
-# DEFECT: sources/feed.py, `_refused` hints before it forgets, but `Poller.receive` has begun to back off already and follows no
-# hints then: the feed begins anew after `every`, and at least after the back-off.
-@pytest.mark.xfail(strict=True, reason="a feed does not begin anew at once", raises=TimeoutError)
 def test_it_begins_anew_at_once() -> None:
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -583,9 +580,6 @@ def test_a_cursor_that_no_url_may_carry_is_none(cursor: str) -> None:
     play_feed(page(1, next_=cursor), story, every_min=0.02, every_max=0.02)
 
 
-# DEFECT: sources/feed.py, `_path`, called in `PollSource._ask`: where the cursor is a segment of the path, `Template.expand_url`
-# refuses `..`, and nobody expects it to: the source dies of what the upstream said, is "started again on a defect" and dies again.
-@pytest.mark.xfail(strict=True, reason="a cursor that would lead out of its path ends the source", raises=ValueError)
 def test_a_cursor_that_would_lead_out_of_its_path_is_trouble() -> None:
     async def story(stage: Stage) -> None:
         task = stage.begin()

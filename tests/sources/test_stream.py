@@ -402,10 +402,6 @@ def test_an_answer_that_is_cut_is_trouble_until_the_next_one_begins(
     play(script(cut("1"), staying(events("2", end=b""))), story)
 
 
-# DEFECT: `_connect` adds what `_recover` has to say and does not say it: it waits for the first event, however long that takes.
-@pytest.mark.xfail(
-    strict=True, raises=TimeoutError, reason="what is well again and has nothing to say stays in trouble"
-)
 def test_trouble_is_over_when_the_upstream_streams_again_and_not_with_its_next_event_alone() -> None:
     async def story(stage: Stage) -> None:
         stage.begin()

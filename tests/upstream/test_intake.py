@@ -647,8 +647,8 @@ def switching(key: str, *, upgrade: bytes = b"websocket", accept: str | None = N
     )  # fmt: skip
 
 
-def text(data: bytes, *, opcode: Opcode = Opcode.TEXT, fin: bool = True, mask: bool = False) -> bytes:
-    return Frame(opcode, data, fin=fin).serialize(mask=mask)
+def text(data: bytes, *, opcode: Opcode = Opcode.TEXT, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin=fin).serialize(mask=False)
 
 
 class ByHand:
@@ -708,7 +708,7 @@ async def test_messages_are_the_same_wherever_their_frames_are_cut() -> None:
     "data",
     [
         b"<html>not a frame</html>",
-        text(b"masked", mask=True),
+        b"\x81\x81\x00\x00\x00\x00a",  # masked, as a client's are
         text(b"a", opcode=Opcode.CONT),
         text(b"a", fin=False) + text(b"b"),
         b"\x83\x00",  # an opcode that is none
