@@ -296,7 +296,7 @@ class World(RuleBasedStateMachine):
         cursor = data.draw(strange | (st.sampled_from(sorted(self.documents)) if self.documents else strange))
         client = Client(self)
         client.cursor = cursor
-        client.document = self.documents.get(cursor, 0)
+        client.document = self.documents.get(cursor, 0 if self.has_document else None)
         client.place = Position.parse(cursor)
         client.has_ended = self.is_over and cursor == str(self.head)
         self.clients.append(client)

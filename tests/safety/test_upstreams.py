@@ -97,7 +97,7 @@ def test_trouble_upstream_is_told_once_and_the_stream_goes_on(gate: GateProcess,
                 assert str(gate.upstream_port) not in fault["data"]
             assert len(upstream.requests) >= 5
             said = [
-                line for line in gate.log()[logged:].splitlines() if line.startswith("WARNING ssegate.sources.poll")
+                line for line in gate.log()[logged:].splitlines() if line.startswith("WARNING ssegate.sources.telling")
             ]
             assert len(said) == 1, said
             assert gate.memory() - memory < 64 * 2**20

@@ -63,6 +63,10 @@ def data_frame(stream: int, data: bytes) -> bytes:
     return b"%b\0\0%b%b" % (len(data).to_bytes(3, "big"), stream.to_bytes(4, "big"), data)
 
 
+def sleep_on() -> None:
+    """What wakes nobody: there is nobody any more."""
+
+
 class Target(Protocol):
     """What a channel writes to that is not just a socket."""
 
@@ -229,6 +233,8 @@ class Reader:
                 self.channel.remove(self)
             self.channel.dismiss()
             self.channel = None
+        if self.subscriber is not None:
+            self.subscriber.wake = sleep_on  # it and we hold each other, and its topic's history with us
         self._stream.close()
 
 
@@ -306,6 +312,7 @@ class Channel:
         self._readers -= 1
         if not self._readers:
             self.topic.waiting.discard(self.leader)
+            self.leader.wake = sleep_on  # as with a reader
             self._drop()
 
     def join(self, reader: Reader) -> None:
