@@ -14,18 +14,35 @@ EDGES = (
 )
 
 
-NOT_ABOUT_TLS = (
-    "test_convergence", "test_lifecycle", "test_polling", "test_shared_streams", "test_own_streams", "test_bad_streams", "test_tasks",
-    "test_feeds", "test_shapes",
-)  # fmt: skip
+NOT_ABOUT_TLS = ("test_own_streams", "test_cursor", "test_slow", "test_statuses", "test_webhook")
 """Modules whose matter is not how bytes are carried: over TLS they run with the long ones, HTTP/2 they meet without it."""
+
+NOT_ABOUT_HTTP = (
+    "test_convergence", "test_lifecycle", "test_polling", "test_shared_streams", "test_bad_streams", "test_tasks", "test_feeds",
+    "test_shapes", "test_deliveries",
+)  # fmt: skip
+"""Modules whose matter is the gate behind the edges: HTTP/2 they meet with the long ones."""
+
+
+NOT_ABOUT_EDGES = ("test_convergence", "test_lifecycle", "test_polling")
+"""Modules that take a minute on each edge, and meet all but the first with the long ones."""
+
+
+def is_elsewhere(item: pytest.Item) -> bool:
+    """Whether a test runs with the long ones, for the edge it is on."""
+    module, name = item.path.stem, item.name
+    if "asgi" in name:
+        return module in NOT_ABOUT_EDGES
+    if "native-h2" in name:
+        return module in NOT_ABOUT_HTTP
+    return "native-tls" in name and module in (*NOT_ABOUT_TLS, *NOT_ABOUT_HTTP)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let those be long before they are chosen by their marks."""
     for item in items:
-        if item.path.stem in NOT_ABOUT_TLS and "native-tls" in item.name:
+        if is_elsewhere(item):
             item.add_marker(pytest.mark.long)
 
 

@@ -11,6 +11,7 @@ import jsonpatch
 import pytest
 from json_merge_patch import merge
 
+from ssegate.gate import topics
 from tests.e2e.documents import LegacyApi
 from tests.e2e.gate import Edge, before, running_gate, story
 from tests.upstream.scripted import answer
@@ -51,13 +52,20 @@ async def test_the_first_bytes_are_retry_a_comment_and_the_state_with_its_id(edg
 
 @story
 async def test_a_slow_upstream_does_not_keep_the_first_bytes_back_for_more_than_three_seconds(edge: Edge) -> None:
+    patience = topics.FIRST_ANSWER if edge.id == "native-h1" else 0.5  # once is enough of that
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topics, "FIRST_ANSWER", patience)
+        await first_bytes_of_a_slow_upstream(edge, patience)
+
+
+async def first_bytes_of_a_slow_upstream(edge: Edge, patience: float) -> None:
     async with LegacyApi() as api, running_gate(edge, before(api, ORDER, read="8s")) as gate:
         api.put("/orders/17", {"id": 17})
         released = api.hold("/orders/17")
         started = time.monotonic()
         async with gate.watch("/orders/17/events") as viewer:
             await viewer.opening()
-            assert 2.5 < time.monotonic() - started < 4
+            assert patience - 0.5 < time.monotonic() - started < patience + 1
             assert re.fullmatch(rb"retry: [0-9]+\n:\n", bytes(viewer.raw)), "it opens without a word"
             released.set()
             assert json.loads((await viewer.event()).data) == {"id": 17}

@@ -38,6 +38,18 @@ routes:
 """
 
 
+NOT_ABOUT_THE_EDGE = ("test_slow_readers", "test_upstreams", "test_webhooks", "test_hostile_values")
+"""Modules that run on the other edge with the long ones: what they are about is behind it, or takes half a minute."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let those be long before they are chosen by their marks."""
+    for item in items:
+        if item.path.stem in NOT_ABOUT_THE_EDGE and "hypercorn" in item.name:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session", params=["native", "hypercorn"])
 def gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateProcess]:
     process = GateProcess(CONFIG, tmp_path_factory.mktemp("gate"), request.param)
