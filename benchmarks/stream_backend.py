@@ -13,7 +13,10 @@ import time
 
 RECORD = 200
 """Bytes of a record."""
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
+STREAM = b"text/event-stream"
+GATHER = 1.0
+"""Seconds without a further connection after which those of a rate begin: opening them is not what is measured."""
 RATE = re.compile(rb"rate=(\d+)")
 
 
@@ -69,11 +72,13 @@ class Backend:
             return
         found = RATE.search(asked)
         rate = int(found[1]) if found else 0
-        connection.sendall(HEAD + chunk())
+        # Who is passed through asks for an event stream and looks whether it gets one; the records are the same.
+        media = STREAM if b"Accept: " + STREAM in asked else b"application/x-ndjson"
+        connection.sendall(HEAD % media + chunk())
         if rate:
             del self._waiting[fd]
             self._paced.setdefault(rate, {})[fd] = connection
-            self._due.setdefault(rate, time.monotonic())
+            self._due[rate] = time.monotonic() + GATHER
 
     def _send(self, group: dict[int, socket.socket]) -> None:
         for fd, connection in list(group.items()):

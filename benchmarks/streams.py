@@ -40,17 +40,18 @@ def streams(options: Options) -> list[Row]:
     """One upstream for 500 readers, 500 upstreams for one reader each, a few records for a few readers, and idle streams."""
     allow_files(4 * OPEN + 500)
     with _backend() as backend, Gate(options.edge, topics=4 * OPEN).up(ROUTES, backend) as gate:
-        rows = [
-            Row(
-                f"1 upstream, {SHARED_RATE:,} records/s to {READERS} readers",
-                _cost(gate, _shared(SHARED_RATE), options),
-            ),
-            _beside_nginx(gate, backend, options),
+        # Before the load: what nobody reads any more is not read from the backend either, which waits for that.
+        late = [
             _latency("  p99 of a shared record, unloaded", gate, _shared(IDLE_RATE), options),
             _latency("  p99 of a record of one's own, unloaded", gate, _own(IDLE_RATE), options),
         ]
+        cost = _cost(gate, _shared(SHARED_RATE), options)
+        rows = [
+            Row(f"1 upstream, {SHARED_RATE:,} records/s to {READERS} readers", cost),
+            _beside_nginx(gate, backend, options),
+        ]
     with _backend() as backend, Gate(options.edge, topics=4 * OPEN).up(ROUTES, backend) as gate:
-        return [*rows, _memory(gate)]
+        return [*rows, *late, _memory(gate)]
 
 
 @contextlib.contextmanager
@@ -76,16 +77,24 @@ def _at(paths: Iterator[str]) -> Iterator[str]:
 @contextlib.contextmanager
 def _opened(server: Server, paths: Iterator[str], count: int) -> Iterator[Streams]:
     with contextlib.closing(Streams(Place(server.place.ports), posters=0)) as opened:
-        for _ in range(count):
-            opened.open(1, paths=paths)
-            opened.watch(0.001)  # those that are open already are not read by themselves
+        opened.open(count, paths=paths)
         opened.watch(QUIET)
         yield opened
+
+
+def _until_it_flows(opened: Streams) -> None:
+    """The backend begins when nobody has come for a while."""
+    end = time.monotonic() + 15
+    opened.watch(QUIET)
+    while not opened.watch(0.3) and time.monotonic() < end:
+        pass
+    opened.watch(QUIET)
 
 
 def _cost(server: Server, paths: Iterator[str], options: Options) -> str:
     """Microseconds of CPU for a record that has come to one reader."""
     with _opened(server, paths, READERS) as opened:
+        _until_it_flows(opened)
         costs, rates = [], []
         for _ in range(options.rounds):
             before, start = server.process.cpu(), time.monotonic()
@@ -104,6 +113,7 @@ def _beside_nginx(gate: Server, backend: int, options: Options) -> Row:
 
 def _latency(name: str, gate: Server, paths: Iterator[str], options: Options) -> Row:
     with _opened(gate, paths, FEW) as opened:
+        _until_it_flows(opened)
         figures = []
         for _ in range(options.rounds):
             opened.latencies.clear()

@@ -121,6 +121,7 @@ def test_the_page_catches_up_when_the_gate_was_killed_and_started_again(browser:
     browser.wait("a", SHOWS_WHAT_THE_API_HAS)
 
 
+@pytest.mark.long
 def test_six_tabs_show_the_same(browser: Browser, demo: Demo) -> None:
     tabs = [f"tab {number}" for number in range(6)]
     for tab in tabs:

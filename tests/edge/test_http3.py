@@ -394,6 +394,7 @@ async def test_a_client_that_takes_nothing_holds_little_and_is_dropped() -> None
         assert (await client.ask("GET", "/")).status == 200
 
 
+@pytest.mark.long
 @story
 async def test_more_streams_than_allowed_wait_for_their_turn() -> None:
     go = asyncio.Event()
