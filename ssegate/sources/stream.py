@@ -138,7 +138,7 @@ class StreamSource(Awaited):
     async def run(self, publish: Publish) -> None:
         """Follow until cancelled, or until the topic is over."""
         try:
-            if self._has_opened and not self._follower.cursor:
+            if self._has_opened and not self._is_own and not self._follower.cursor:
                 # What came while it was stopped is not known, and cannot be asked for.
                 self._telling.add(self._follower.restart())
             await self._telling.say(publish)
@@ -184,6 +184,10 @@ class StreamSource(Awaited):
 
     async def _connect(self, publish: Publish) -> None:
         """Open a connection and follow it to its end."""
+        if self._intake is None and self._is_own and not self._settings.reconnects:
+            # Begun again after a defect: what one request has asked is not asked a second time.
+            self._end("failed", {"status": None, "message": "the upstream's answer is lost"})
+            return
         try:
             if self._intake is None:
                 self._open(checked(self.target.path_at, self._follower.cursor))

@@ -1080,6 +1080,19 @@ def test_an_answer_to_one_request_is_over_with_it() -> None:
     play(events("1", "2"), story, own=True)
 
 
+def test_what_one_request_has_asked_is_not_asked_again_when_its_source_begins_anew() -> None:
+    async def story(stage: Stage) -> None:
+        task = stage.begin()
+        await stage.until_said(1)
+        task.cancel()
+        await asyncio.wait((task,))
+        stage.begin()
+        assert await stage.until_over() == [":1", end("failed", status=None, message="the upstream's answer is lost")]
+        assert len(stage.scripted.requests) == 1
+
+    play(script(staying(events("1", end=b""))), story, own=True)
+
+
 @pytest.mark.parametrize(
     ("step", "said"),
     [
