@@ -77,8 +77,10 @@ class Service:
 
     async def reload(self, load: LoadConfig) -> None:
         """Go over to the configuration as it is now; when it is wrong the old one stays, and the log says why."""
+        before = self.gate.config
         try:
             config = load()
+            self.gate.reload(config)
         except ConfigError as error:
             for problem in error.problems:
                 log.error(
@@ -91,8 +93,6 @@ class Service:
                 )
             log.error("reload: the configuration is wrong; the old one stays in force")
             return
-        before = self.gate.config
-        self.gate.reload(config)
         if self._certificate is not None and config.server.tls is not None:
             self._certificate.use(config.server.tls)
         for name, is_same in (

@@ -21,7 +21,7 @@ FLOORS = {
 }  # fmt: skip
 """The part of the package, and its floor. The package itself has its version and nothing else."""
 
-NEIGHBOURS = {("sources", "upstream"), ("edge", "upstream")}
+NEIGHBOURS = {("sources", "upstream"), ("edge", "upstream"), ("auth", "upstream")}
 """Who uses whom on the third floor."""
 
 WAITING = {

@@ -6,14 +6,20 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from ssegate.admin.denials import Denials
 from ssegate.admin.diary import Diary, Entry
 from ssegate.admin.metrics import CONTENT_TYPE, Metrics
-from ssegate.edge.exchange import Answer, Request, problem
+from ssegate.core.document import decode
+from ssegate.edge.exchange import Answer, Body, Request, problem
+from ssegate.errors import RejectedError, UndecodableError
 
 _UNCACHED = (b"cache-control", b"no-store")
 _TEXT = ((b"content-type", b"text/plain; charset=utf-8"), _UNCACHED)
 _JSON = ((b"content-type", b"application/json"), _UNCACHED)
 _DIARY = b"/webhooks"
+_REVOKE = b"/revoke"
+_MAX_BODY = 16 * 1024
+_WANTED = 'send JSON such as {"identity": "u1"}'
 
 
 class Operated(Protocol):
@@ -34,13 +40,22 @@ class Operated(Protocol):
         """The last deliveries of webhooks."""
         ...
 
+    @property
+    def denials(self) -> Denials:
+        """The last viewers who were not let in."""
+        ...
+
+    def revoke(self, identity: str) -> int:
+        """Put a viewer out; returns how many of its streams were ended."""
+        ...
+
     async def redeliver(self, entry: Entry) -> Entry | None:
         """Take a delivery once more; None when its webhook is not there any more."""
         ...
 
 
 class AdminEndpoints:
-    """Answers `/livez`, `/readyz`, `/metrics`, `/webhooks` and `POST /webhooks/{id}/redeliver`."""
+    """Answers `/livez`, `/readyz`, `/metrics`, `/denials`, `/webhooks`, `POST /webhooks/{id}/redeliver` and `POST /revoke`."""
 
     def __init__(self, gate: Operated, metrics: Metrics) -> None:
         self._gate = gate
@@ -51,17 +66,31 @@ class AdminEndpoints:
         path = request.target.partition(b"?")[0]
         if path.startswith(_DIARY + b"/"):
             return self._answer_entry(request.method, path[len(_DIARY) + 1 :].decode("latin-1"))
+        if path == _REVOKE:
+            return self._answer_revoke(request) if request.method == "POST" else _only(b"POST")
         answers: dict[bytes, Callable[[], Answer]] = {
             b"/livez": lambda: Answer(200, _TEXT, b"alive\n"),
             b"/readyz": self._answer_ready,
             b"/metrics": lambda: Answer(200, ((b"content-type", CONTENT_TYPE), _UNCACHED), self._metrics.render()),
             _DIARY: lambda: _shown([entry.shown() for entry in self._gate.diary]),
+            b"/denials": lambda: _shown([denial.shown() for denial in self._gate.denials]),
         }
         if path not in answers:
-            return problem(404, "here are /livez, /readyz, /metrics and /webhooks")
+            return problem(404, "here are /livez, /readyz, /metrics, /denials, /webhooks and /revoke")
         if request.method not in ("GET", "HEAD"):
             return problem(405, f"{request.method} is not served here", ((b"allow", b"GET, HEAD"),))
         return answers[path]()
+
+    async def _answer_revoke(self, request: Request) -> Answer:
+        try:
+            body = b"" if request.body is None else await _read(request.body)
+            document = decode(body)
+        except (RejectedError, UndecodableError) as error:
+            return problem(error.status if isinstance(error, RejectedError) else 400, f"{error}; {_WANTED}")
+        identity = document.get("identity") if isinstance(document, dict) else None
+        if not isinstance(identity, str) or not identity:
+            return problem(400, f"`identity` is missing; {_WANTED}")
+        return _shown({"identity": identity, "streams": self._gate.revoke(identity)})
 
     def _answer_ready(self) -> Answer:
         if not self._gate.is_ready:
@@ -86,6 +115,15 @@ class AdminEndpoints:
         if again is None:
             return problem(410, f"nothing takes deliveries at {entry.path} any more")
         return _shown(again.shown(), again.outcome.status)
+
+
+async def _read(body: Body) -> bytes:
+    data = b""
+    async for piece in body:
+        data += piece
+        if len(data) > _MAX_BODY:
+            raise RejectedError(413, f"the body is larger than {_MAX_BODY} bytes")
+    return data
 
 
 def _only(methods: bytes) -> Answer:

@@ -58,6 +58,14 @@ class GateFigures:
     faults: int
     refused: Mapping[str, int]
     """Streams turned away, by reason."""
+    denied: Mapping[tuple[str, int], int]
+    """Requests that guards refused, by guard and by the status they were answered with."""
+    ended: Mapping[str, int]
+    """Streams whose right has ended, by reason."""
+    rights: int
+    """Credentials that streams are open under."""
+    questions: Mapping[str, Mapping[str, int]]
+    """What guards asked others, by guard and by the answer."""
     webhooks: Mapping[tuple[str, int], int]
     """Deliveries, by path and by the status they were answered with."""
     duplicates: Mapping[str, int]
@@ -119,7 +127,23 @@ def _gate_metrics(gate: GateFigures) -> Iterator[Metric]:
     for reason, count in gate.refused.items():
         refused.add_metric([reason], count)
     yield refused
+    yield from _guard_metrics(gate)
     yield from _webhook_metrics(gate)
+
+
+def _guard_metrics(gate: GateFigures) -> Iterator[Metric]:
+    denied = CounterMetricFamily("ssegate_denials", "Requests that guards refused.", labels=["guard", "status"])
+    for (guard, status), count in gate.denied.items():
+        denied.add_metric([guard, str(status)], count)
+    ended = CounterMetricFamily("ssegate_rights_ended", "Streams ended with their right.", labels=["reason"])
+    for reason, count in gate.ended.items():
+        ended.add_metric([reason], count)
+    questions = CounterMetricFamily("ssegate_guard_questions", "Questions guards asked.", labels=["guard", "status"])
+    for guard, outcomes in gate.questions.items():
+        for outcome, count in outcomes.items():
+            questions.add_metric([guard, outcome], count)
+    rights = GaugeMetricFamily("ssegate_rights", "Credentials that streams are open under.", value=gate.rights)
+    yield from (denied, ended, questions, rights)
 
 
 def _webhook_metrics(gate: GateFigures) -> Iterator[Metric]:

@@ -18,7 +18,8 @@ from ssegate.service import Service
 PROTOCOLS = ("HTTP/1.1", "h2c")
 TLS_PROTOCOLS = ("h2", "HTTP/1.1")
 
-_KINDS = ("poll", "stream", "task", "feed", "webhook", "proxy")
+_KINDS = ("poll", "stream", "task", "feed", "webhook", "topics", "proxy")
+_TRIED = ("poll", "stream", "task", "feed", "webhook")
 _ANYWHERE = frozenset({"0.0.0.0", "::", "127.0.0.1", "::1"})  # noqa: S104  (looked for, not listened on)
 _SAMPLES = ("1", "a", "abc", "open", "2024-01-01", "00000000-0000-4000-8000-000000000000")
 
@@ -99,11 +100,11 @@ def _counts(config: Config) -> dict[str, int]:
 
 
 def try_command(config: Config, public: Address) -> str:
-    """A command that opens a stream here; empty when there is no route whose parameters can be made up."""
+    """A command that opens a stream here; empty when there is no route that takes made up parameters and no credential."""
     host = Address("localhost", public.port) if public.host in _ANYWHERE else public
-    for kind in _KINDS[:-1]:
+    for kind in _TRIED:
         for route in config.routes:
-            sample = _sample_target(route) if route.kind == kind else None
+            sample = _sample_target(route) if route.kind == kind and not route.auth else None
             if sample is not None:
                 more = "-H 'Accept: text/event-stream' " if route.negotiate else ""
                 if "GET" not in route.opened_by:

@@ -13,7 +13,7 @@ from ssegate.cli.loading import load
 from ssegate.cli.options import add_config
 from ssegate.cli.shown import masked, shown_request
 from ssegate.cli.terminal import paint, printable
-from ssegate.config import Config
+from ssegate.config import Config, Route
 from ssegate.config.check import name_path
 from ssegate.core.routing import accepted_query, parse_query
 from ssegate.core.shape import OFFERED, choose
@@ -115,6 +115,8 @@ class _Request:
         assert self._found is not None
         params = self._found.params
         yield from (f"{name} = {value}" for name, value in params.items())
+        if not isinstance(target, NamesOf):
+            yield from _guarded(target.route)
         if isinstance(target, ProxyRoute):
             url = target.slot.settings.url + masked(self._target.decode("ascii"))
             yield f"upstream: {self._method} {url}"
@@ -125,8 +127,10 @@ class _Request:
         elif isinstance(target, WebhookRoute):
             assert target.route.webhook is not None
             yield f"events come by POST {target.route.webhook.at}"
-        else:
+        elif isinstance(target, WatchedRoute):
             yield from self._asked(config, target, params)
+        else:
+            yield from self._joined(target.route)
 
     def _asked(self, config: Config, target: WatchedRoute, params: dict[str, str]) -> Iterator[str]:
         query = accepted_query(target.route.query, parse_query(self._query)) or {}
@@ -138,3 +142,33 @@ class _Request:
             return
         forward = target.forward
         yield f"upstream: {asked}" + (f" with the viewer's {', '.join(forward)}" if forward else "")
+
+    def _joined(self, route: Route) -> Iterator[str]:
+        """Where the topics lead that the query names."""
+        asked = [value for name, value in parse_query(self._query) if name == "topic"]
+        if not asked:
+            yield f"its query names no topic; write ?topic=…, with paths of {', '.join(route.topics or ())}"
+        for topic in asked:
+            yield f"topic={masked(topic)}: {self._leads_to(route, topic)}"
+
+    def _leads_to(self, route: Route, topic: str) -> str:
+        path, _, query = topic.partition("?")
+        found = self._table.router.match("GET", path.encode("utf-8", "surrogateescape"), "text/event-stream")
+        if found is None or isinstance(found.target, NamesOf) or found.target.route.path not in (route.topics or ()):
+            return "none of the routes that are joined here answers; it gets its own `end`"
+        joined = found.target.route
+        if accepted_query(joined.query, parse_query(query.encode("utf-8", "surrogateescape"))) is None:
+            return f"{joined.path}, but its query does not match; it gets its own `end`"
+        return "; ".join((f"{joined.kind} {joined.path}", *_guarded(joined)))
+
+
+def _guarded(route: Route) -> Iterator[str]:
+    """Who is asked whether the viewer may."""
+    if route.auth:
+        one, *more = route.auth
+        listed = f"guards {', '.join(route.auth)}: the first that recognises the viewer decides"
+        yield listed if more else f"guard {one} decides"
+    elif route.auth is not None:
+        yield "public: no guard is asked"
+    if route.allow is not None:
+        yield f"allowed if {route.allow.text}, else 403"

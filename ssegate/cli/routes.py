@@ -10,7 +10,7 @@ from typing import Any
 
 from ssegate.cli.loading import load
 from ssegate.cli.options import add_config
-from ssegate.cli.shown import first_request, masked, shown_every, shown_form, shown_source
+from ssegate.cli.shown import first_request, masked, shown_auth, shown_every, shown_form, shown_source
 from ssegate.cli.terminal import paint, printable
 from ssegate.config import Config, Route
 from ssegate.config.asking import Feed, Stream
@@ -65,13 +65,19 @@ def _row(route: Route) -> tuple[str, ...]:
         shown_source(route),
         shown_every(route) or "-",
         shown_form(route) or "-",
-        "-" if route.proxy is not None else f"{route.history.events} events, {format_duration(route.history.age)}",
+        "-"
+        if route.proxy is not None or route.topics is not None
+        else f"{route.history.events} events, {format_duration(route.history.age)}",
         "; ".join(_rules(route)) or "-",
     )
 
 
 def _rules(route: Route) -> Iterator[str]:
     """What else limits it."""
+    if auth := shown_auth(route):
+        yield auth
+    if route.allow is not None:
+        yield f"allowed if {route.allow.text}"
     if route.negotiate:
         yield "only if Accept names text/event-stream"
     for name, pattern in route.params.items():
@@ -96,11 +102,16 @@ def _facts(route: Route) -> dict[str, object]:
         "line": route.line,
         "negotiate": route.negotiate,
     }
+    # None where nothing says who may subscribe, empty where everybody may.
+    facts["auth"] = None if route.auth is None else list(route.auth)
+    facts["allow"] = None if route.allow is None else route.allow.text
     facts["params"] = {name: pattern.pattern for name, pattern in route.params.items()}
     if route.proxy is not None:
         return {**facts, "upstream": route.proxy.upstream}
     if route.poll is not None:
         facts |= _poll_facts(route)
+    elif route.topics is not None:
+        facts["topics"] = list(route.topics)
     elif route.webhook is None:
         facts |= _asking_facts(route)
     if route.webhook is not None:
@@ -109,11 +120,15 @@ def _facts(route: Route) -> dict[str, object]:
             facts["then"] = route.webhook.then
         if route.webhook.subscribe is not None:
             facts["subscribe"] = route.webhook.subscribe.kind
-    return {
-        **facts,
+    facts |= {
         "heartbeat": format_duration(route.heartbeat),
         "retry": format_duration(route.retry),
         "max_age": format_duration(route.max_age),
+    }
+    if route.topics is not None:
+        return facts  # each of them has its own
+    return {
+        **facts,
         "history": {
             "events": route.history.events,
             "size": format_size(route.history.size),

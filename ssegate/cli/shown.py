@@ -7,13 +7,16 @@ from collections.abc import Mapping
 
 from ssegate.config import Address, Config, Route
 from ssegate.config.values import format_duration
+from ssegate.core.principal import Principal, is_of_viewer
 from ssegate.core.template import Template, percent_encode
 
 HIDDEN = "***"
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (looked for, not listened on)
 
-_SECRET_FIELD = re.compile(r"(?<=[?&])([^=&]*(?:token|key|secret|passw|signature|auth)[^=&]*)=[^&]*", re.IGNORECASE)
+_SECRET_FIELD = re.compile(
+    r"(?<=[?&])([^=&]*(?:token|key|secret|passw|signature|auth|ticket)[^=&]*)=[^&]*", re.IGNORECASE
+)
 
 
 def from_here(address: Address) -> Address:
@@ -26,14 +29,30 @@ def masked(target: str) -> str:
     return _SECRET_FIELD.sub(rf"\1={HIDDEN}", target)
 
 
-def shown_request(config: Config, route: Route, params: Mapping[str, str], query: Mapping[str, str]) -> str:
-    """The request to the upstream, without what came from the environment. Raises `ValueError` or `LookupError` as the
-    template."""
+def shown_request(
+    config: Config,
+    route: Route,
+    params: Mapping[str, str],
+    query: Mapping[str, str],
+    principal: Principal | None = None,
+) -> str:
+    """The request to the upstream, without what came from the environment; what is not known of the viewer stays as it is named.
+
+    Raises `ValueError` or `LookupError` as the template."""
     method, text = first_request(route)
+    template = Template(text)
     values = {**params, **{f"query.{name}": value for name, value in query.items()}}
-    path = Template(text).expand_url(lambda name: values.get(name, HIDDEN if name.startswith("env.") else None))
+    shown = [HIDDEN]
+    for name in template.names:
+        if is_of_viewer(name) and name not in values:
+            known = None if principal is None else principal.value(name)
+            values[name] = known or f"{{{name}}}"
+            shown += [] if known else [values[name]]
+    path = template.expand_url(lambda name: values.get(name, HIDDEN if name.startswith("env.") else None))
+    for each in shown:
+        path = path.replace(percent_encode(each), each)
     assert route.asks is not None
-    return f"{method} {config.upstreams[route.asks.upstream].url}{masked(path.replace(percent_encode(HIDDEN), HIDDEN))}"
+    return f"{method} {config.upstreams[route.asks.upstream].url}{masked(path)}"
 
 
 def first_request(route: Route) -> tuple[str, str]:
@@ -58,13 +77,22 @@ def shown_source(route: Route) -> str:
     if route.webhook is not None:
         asks = "" if route.webhook.subscribe is None else f", subscribed by {route.webhook.subscribe.kind}"
         return f"POST {route.webhook.at} (verify {route.webhook.scheme}{asks})"
+    if route.topics is not None:
+        return f"topics of {', '.join(route.topics)}"
     assert route.proxy is not None
     return route.proxy.upstream
 
 
+def shown_auth(route: Route) -> str:
+    """Who may subscribe, in a few words; empty where nothing says so."""
+    if route.auth is None:
+        return ""
+    return f"for {', '.join(route.auth)}" if route.auth else "public"
+
+
 def shown_form(route: Route) -> str:
     """What a route emits."""
-    if route.proxy is not None:
+    if route.proxy is not None or route.topics is not None:
         return ""
     if route.emit.template is not None:
         return f"HTML as {route.emit.event or 'message'}"

@@ -27,6 +27,7 @@ from ssegate.core.headers import Headers
 from ssegate.core.hub import Hub, Subscriber
 from ssegate.core.journal import Position
 from ssegate.core.poll import Meaning, Poller
+from ssegate.core.principal import CLAIMS, IDENTITY, Principal
 from ssegate.core.routing import Router, accepted_query, parse_query
 from ssegate.errors import (
     OversizeError,
@@ -81,6 +82,15 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--header", "-H", metavar="'N: v'", type=header, action="append", default=[], help="a header of the viewer"
     )
+    parser.add_argument("--identity", metavar="ID", help="who the viewer is, where a guard would say so")
+    parser.add_argument(
+        "--claim",
+        metavar="NAME=VALUE",
+        type=pair,
+        action="append",
+        default=[],
+        help="a claim of the viewer; JSON, or text",
+    )
     parser.add_argument("--twice", action="store_true", help="poll again after the interval, and show what has changed")
     parser.add_argument(
         "--data", "-d", metavar="TEXT", help="the viewer's body, where one goes to the upstream (a stream or a task)"
@@ -132,18 +142,52 @@ def _prepare(config: Config, arguments: argparse.Namespace) -> _Trial | SourceTr
     for name in dict(query).keys() - asked.keys():
         say(f"note: the route does not name `{name}` in `query`, so it is ignored")
     headers = Headers((name.encode(), value.encode("latin-1")) for name, value in arguments.header)
+    principal = _principal(arguments)
+    _check_needs(target, principal)
     _note_unsent(target, headers)
     try:
-        url = shown_request(config, target.route, params, asked)
+        url = shown_request(config, target.route, params, asked, principal)
         if not isinstance(target, PollRoute):
             tell = partial(_tell_lines, most=arguments.lines)
             data, events = arguments.data, arguments.events
-            return SourceTrial(config, target, params, asked, headers, data=data, events=events, tell=tell)
-        poll = target.target(params, asked, headers)
+            return SourceTrial(config, target, params, asked, headers, principal, data=data, events=events, tell=tell)
+        poll = target.target(params, asked, headers, principal)
     except (ValueError, LookupError) as error:
         raise _UsageError(f"no request comes out: {error.args[0]}; --query NAME=VALUE gives one") from None
     assert isinstance(poll, PollTarget)
     return _Trial(config, target, poll, url, arguments.lines)
+
+
+def _principal(arguments: argparse.Namespace) -> Principal | None:
+    """Whom a guard would have let in; None when nothing is said of the viewer."""
+    if arguments.identity is None and not arguments.claim:
+        return None
+    claims: dict[str, Any] = {}
+    for name, value in arguments.claim:
+        *outer, last = name.removeprefix(CLAIMS).split(".")
+        inner = claims
+        for each in outer:
+            inner = inner.setdefault(each, {})
+            if not isinstance(inner, dict):
+                raise _UsageError(f"`{each}` in --claim {name}=… is a claim of its own already")
+        inner[last] = _value(value)
+    return Principal(guard="try", key=b"", identity=arguments.identity, claims=claims)
+
+
+def _value(text: str) -> object:
+    """What a claim is: JSON where it is JSON, else the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _check_needs(target: WatchedRoute, principal: Principal | None) -> None:
+    known = principal or Principal(guard="try", key=b"")
+    missing = [name for name in target.needs if known.value(name) is None]
+    if missing:
+        wanted = ["--identity …" if name == IDENTITY else f"--claim {name.removeprefix(CLAIMS)}=…" for name in missing]
+        raise _UsageError(f"{target.route.path} asks in the name of a viewer; it wants {' '.join(wanted)}")
 
 
 def _find(table: Table, text: str) -> tuple[WatchedRoute, dict[str, str], list[tuple[str, str]]]:
@@ -163,6 +207,8 @@ def _find(table: Table, text: str) -> tuple[WatchedRoute, dict[str, str], list[t
 
 def _no_route(text: str, known: Sequence[str], table: Table) -> str:
     for route in table.routes:
+        if route.route.path == text and route.route.topics is not None:
+            return f"`{text}` joins topics; try one of its routes: {', '.join(route.route.topics)}"
         if route.route.path == text:
             return f"`{text}` is a {route.route.kind} route: there is nothing to ask for"
     if not known:
@@ -292,7 +338,7 @@ class _Trial:
     def _sent(self, conditional: Sequence[tuple[bytes, bytes]]) -> list[str]:
         """Names only: values may be secrets."""
         settings = self._route.slot.settings
-        configured = [(name.encode("latin-1"), b"") for name in settings.headers]
+        configured = [(name.encode("latin-1"), b"") for name in settings.plain_headers]
         fields = fetch_headers("", configured, b"" if settings.auth else None, (*self._target.headers, *conditional))
         return [name.decode("latin-1") for name, _ in fields]
 

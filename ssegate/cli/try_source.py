@@ -19,6 +19,7 @@ from ssegate.core.event import EventStreamDecoder
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Hub
 from ssegate.core.journal import Position
+from ssegate.core.principal import Principal
 from ssegate.edge.exchange import Answer, Request
 from ssegate.errors import SsegateError, UpstreamTimeoutError, UpstreamUnreachableError
 from ssegate.gate.own import Asked, OwnStreams
@@ -68,6 +69,7 @@ class SourceTrial:
         params: Mapping[str, str],
         query: Mapping[str, str],
         headers: Headers,
+        principal: Principal | None,
         *,
         data: str | None,
         events: int,
@@ -79,6 +81,7 @@ class SourceTrial:
         self._params = params
         self._query = query
         self._headers = headers
+        self._principal = principal
         self._data = data
         self._events = events
         self._tell = tell
@@ -86,7 +89,7 @@ class SourceTrial:
 
     async def run(self) -> int:
         """Show what comes, up to so many events. Raises `RefusedError` and `UpstreamError`."""
-        asked = shown_request(self._config, self._route.route, self._params, self._query)
+        asked = shown_request(self._config, self._route.route, self._params, self._query, self._principal)
         print(paint(printable(asked), "bold", sys.stdout))
         await self._topics.start()
         log, level = logging.getLogger("ssegate.sources"), logging.getLogger("ssegate.sources").level
@@ -107,7 +110,7 @@ class SourceTrial:
                 raise RefusedError(f"a viewer gets {opened.status}: {opened.body.decode(errors='replace')[:400]}")
             assert opened is not None, "there is room for one topic"
             return opened
-        target = route.target(self._params, self._query, self._headers)
+        target = route.target(self._params, self._query, self._headers, self._principal)
         watch = self._topics.watch(route, "try", partial(route.make_source, target=target), self._params)
         assert watch is not None, "there is room for one topic"
         status = await self._topics.first_answer(watch)
@@ -121,7 +124,7 @@ class SourceTrial:
         headers = Headers((*self._headers.raw, *length))
         method = self._route.route.opened_by[0]
         request = Request(method, b"/", headers, "1.1", "http", "", None if body is None else _Data(body))
-        return Asked(request, self._params, self._query, self._config.limits.stream_body, ())
+        return Asked(request, self._params, self._query, self._config.limits.stream_body, self._principal, ())
 
     def _refuse(self, fault: bytes) -> None:
         """Nothing comes but trouble. Raises `UpstreamUnreachableError` when there was no answer at all, else `RefusedError`."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as Environ
 
-from ssegate.config.document import Mapping, Path
+from ssegate.config.document import Path
 from ssegate.config.explain import did_you_mean, nearest
+from ssegate.config.guards import Viewers, check_guards, check_names, guards_of, resolve_guards
+from ssegate.config.joined import check_joined
+from ssegate.config.joined import has_names as has_names
 from ssegate.config.listening import check_listening, resolve_server
 from ssegate.config.model import Config, Route
 from ssegate.config.tree import Part, Tree
 from ssegate.config.webhook import REST_NAMES, SECRET_KEYS, RestCall, SubscribeRest, Webhook
+from ssegate.core.principal import IDENTITY, is_of_viewer
 from ssegate.core.routing import Entry, PathPattern, conflicts
 from ssegate.core.template import Template
 
-_SOURCES = ("poll", "stream", "task", "feed", "webhook", "proxy")
+_SOURCES = ("poll", "stream", "task", "feed", "webhook", "topics", "proxy")
 _ASKING = ("poll", "stream", "task", "feed", "proxy")
 """Those that ask an upstream."""
 _CURSOR_NAMES = frozenset({"lastEventId", "last_event_id", "Last-Event-ID"})
@@ -30,7 +34,12 @@ _SECRET_RULES = {
     "websub": "a hub takes less than 200 bytes (W3C WebSub, 5.1)",
     "msgraph": "Microsoft Graph takes at most 128 characters",
 }
-_MEANINGLESS_ON_PROXY = ("query", "negotiate", "methods", "emit", "heartbeat", "retry", "max_age", "history")
+_MEANINGLESS = {
+    "proxy": ("query", "negotiate", "methods", "emit", "heartbeat", "retry", "max_age", "history"),
+    "topics": ("query", "negotiate", "methods", "emit", "history"),
+}
+_TICKET = "ticket"
+"""What opens a stream once, in the query."""
 _EMITS = {
     "poll": ("as", "names", "template", "event"),
     "webhook": ("event", "data", "template"),
@@ -49,19 +58,25 @@ their way to it, and the history's size is a bound as well."""
 def check_config(config: Config, tree: Tree, environ: Environ[str, str]) -> None:
     """Note in the tree whatever does not fit together. Keys that are broken in themselves cause no further complaints."""
     check_listening(config, tree)
+    check_guards(config, tree)
     _check_cors(config, tree)
+    _check_personal(config, tree, environ)
     placed = [(tree.origin(("routes", index)), route) for index, route in enumerate(config.routes)]
     for path, route in placed:
-        _RouteCheck(config, tree, environ, path, route).run()
+        check = _RouteCheck(config, tree, environ, path, route)
+        check.run()
+        if check.sources == ["topics"]:
+            check_joined(path, route, placed, tree)
     _check_conflicts(placed, tree)
     _check_receivers(placed, tree)
 
 
 def resolve_config(config: Config, tree: Tree, source: str) -> Config:
     """Put the defaults into each route, the only upstream where none is named, and the folder before files' names."""
+    guards = resolve_guards(config.auth, tree.folder)
     routes = tuple(_resolved(route, config, tree, index) for index, route in enumerate(config.routes))
     server = resolve_server(config.server, tree.folder)
-    resolved = config.model_copy(update={"routes": routes, "server": server})
+    resolved = config.model_copy(update={"routes": routes, "server": server, "auth": guards})
     resolved._source = source
     return resolved
 
@@ -73,6 +88,7 @@ def _resolved(route: Route, config: Config, tree: Tree, index: int) -> Route:
         for name in ("heartbeat", "retry", "max_age")
         if name not in route.model_fields_set
     }
+    update["auth"] = guards_of(route, config)
     own = route.history.model_dump(include=route.history.model_fields_set)
     if has_names(route) and "events" not in defaults.history.model_fields_set:
         own = {"events": OWN_EVENTS, **own}
@@ -102,6 +118,20 @@ def _check_cors(config: Config, tree: Tree) -> None:
         tree.add(("cors", "credentials"), "value", message)
 
 
+def _check_personal(config: Config, tree: Tree, environ: Environ[str, str]) -> None:
+    """What upstreams are told of viewers may have a part that comes from the environment."""
+    for name, upstream in config.upstreams.items():
+        for header, text in upstream.personal_headers.items():
+            path = ("upstreams", name, "headers", header)
+            asked = [each.removeprefix("env.") for each in Template(text).names if not is_of_viewer(each)]
+            unset = [each for each in asked if each not in environ]
+            if unset and not tree.is_broken(path):
+                is_hidden = tree.is_expanded(path)
+                which = "a variable" if is_hidden else f"the environment variable {unset[0]}"
+                hint = "" if is_hidden else did_you_mean(unset[0], environ)
+                tree.add(path, "template", f"{which} that it names is not set", hint)
+
+
 def _check_conflicts(placed: list[tuple[Path, Route]], tree: Tree) -> None:
     placed = [(path, route) for path, route in placed if not tree.is_broken((*path, "path"))]
     entries = [_entry(path, route, route.path) for path, route in placed]
@@ -120,12 +150,6 @@ def _check_conflicts(placed: list[tuple[Path, Route]], tree: Tree) -> None:
 def _entry(path: Path, route: Route, text: str) -> Entry[Path]:
     methods = None if route.proxy is not None else frozenset(route.opened_by)
     return Entry(_pattern(text), path, negotiate=route.negotiate, methods=methods)
-
-
-def has_names(route: Route) -> bool:
-    """Whether each of its requests opens a stream of its own, that has a name."""
-    request = route.stream or route.task
-    return request is not None and not request.is_shared
 
 
 def name_path(path: str) -> str:
@@ -186,11 +210,14 @@ class _RouteCheck:
         self._path = path
         self._route = route
         self._parameters = _pattern(route.path).parameters
+        self._viewers = Viewers.of(route, path, config, tree)
+        self._of_viewer = (IDENTITY,) if self._viewers.are_known else ()
 
     def run(self) -> None:
         self._check_sources()
         self._check_query()
-        self._check_proxy_keys()
+        self._check_meaningless()
+        check_names((*self._path, "auth"), self._route.auth, self._tree)
         self._check_upstreams()
         self._check_body()
         self._check_emit()
@@ -221,11 +248,13 @@ class _RouteCheck:
     def _is_broken(self, *keys: str | int) -> bool:
         return self._tree.is_broken((*self._path, *keys))
 
-    def _sources(self) -> list[str]:
+    @property
+    def sources(self) -> list[str]:
+        """Where its events or answers come from: just one key, or `poll` and `webhook`, where nothing is wrong."""
         return [name for name in _SOURCES if self._has(name)]
 
     def _check_sources(self) -> None:
-        sources = self._sources()
+        sources = self.sources
         if not sources and not any(self._is_broken(name) for name in _SOURCES):
             message = f"the route has no source; write one of {', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}"
             self._tree.add((*self._path, "path"), "missing", message, part="key", about=self._path)
@@ -241,6 +270,9 @@ class _RouteCheck:
             name = self._parameters[-1]
             message = f"`{{{name}:path}}` is for proxy routes only; write `{{{name}}}` for one segment"
             self._add(("path",), "template", message)
+        if IDENTITY in self._parameters and self._viewers.are_known:
+            message = f"`{{{IDENTITY}}}` is who the viewer is; give the parameter another name"
+            self._add(("path",), "template", message)
 
     def _check_params(self) -> None:
         for name in self._route.params:
@@ -248,19 +280,22 @@ class _RouteCheck:
                 self._note_unknown(("params", name), f"`{name}` is not a parameter of the path", name, self._parameters)
 
     def _check_query(self) -> None:
-        if self._sources() == ["webhook"] and self._has("query"):
+        if self.sources == ["webhook"] and self._has("query"):
             self._add(("query",), "value", "`query` means nothing on a webhook route; leave it out", part="key")
         for name in self._route.query:
+            if name == _TICKET and self._viewers.are_known:
+                message = f"`{name}` is taken out of the query as what opens a stream once; take another name"
+                self._add(("query", name), "value", message, part="key")
             if name in _CURSOR_NAMES:
                 message = f"`{name}` is taken out of the query as the cursor; take another name"
                 self._add(("query", name), "value", message, part="key")
 
-    def _check_proxy_keys(self) -> None:
-        if self._sources() != ["proxy"]:
-            return
-        for name in _MEANINGLESS_ON_PROXY:
+    def _check_meaningless(self) -> None:
+        kind = self.sources[0] if len(self.sources) == 1 else ""
+        for name in _MEANINGLESS.get(kind, ()):
             if self._has(name):
-                self._add((name,), "value", f"`{name}` means nothing on a proxy route; leave it out", part="key")
+                what = "a proxy route" if kind == "proxy" else "a route that joins topics"
+                self._add((name,), "value", f"`{name}` means nothing on {what}; leave it out", part="key")
 
     def _note_unknown(self, keys: Path, message: str, name: str, known: Iterable[str], part: Part = "key") -> None:
         self._add(keys, "reference", message, did_you_mean(name, known), part)
@@ -286,8 +321,7 @@ class _RouteCheck:
 
     def _upstreams(self) -> list[str]:
         """Those in the file, right or wrong."""
-        found = self._tree.find(("upstreams",))
-        return list(found[1].entries) if found is not None and isinstance(found[1], Mapping) else []
+        return self._tree.keys(("upstreams",))
 
     def _note_value_unknown(self, keys: Path, what: str, name: str, known: list[str]) -> None:
         """As a value may have come from `${…}`, it is not quoted then."""
@@ -311,8 +345,10 @@ class _RouteCheck:
                 is_known = (
                     name in known or name in more or (more and name.startswith(tuple(f"{each}." for each in more)))
                 )
-                if not is_known and not self._is_doubtful(name):
-                    self._note_name(keys, name, [*known, *more])
+                if not is_known and is_of_viewer(name):
+                    self._check_viewer_name(keys, name, f"`{{{name}}}`")
+                elif not is_known and not self._is_doubtful(name):
+                    self._note_name(keys, name, [*known, *more, *self._of_viewer])
 
     def _urls(self) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
         route = self._route
@@ -328,6 +364,13 @@ class _RouteCheck:
             yield ("task", "get"), route.task.get, ("start",) if start is None else ("start.headers", "start.body")
             if start is not None:
                 yield ("task", "start", start.method.lower()), start.path, ()
+
+    def _check_viewer_name(self, keys: Path, name: str, said: str, part: Part = "value") -> None:
+        fault, hint = self._viewers.why_not(name)
+        if fault and self._tree.is_expanded((*self._path, *keys)) and part == "value":
+            said = "what it names of the viewer"
+        if fault:
+            self._add(keys, "template", f"{said}: {fault}", hint, part)
 
     def _is_doubtful(self, name: str) -> bool:
         """Whether it would be declared by a key that is broken."""
@@ -353,10 +396,15 @@ class _RouteCheck:
         if webhook is None:
             return
         for name in webhook.match:
-            if name not in self._parameters:
+            if name in self._parameters:
+                continue
+            if is_of_viewer(name) and _is_name(name):
+                self._check_viewer_name(("webhook", "match", name), name, f"`{name}`", "key")
+            else:
                 message = f"`{name}` is not a parameter of the path"
-                self._note_unknown(("webhook", "match", name), message, name, self._parameters)
-        meant = {nearest(name, self._parameters) for name in webhook.match if name not in self._parameters}
+                self._note_unknown(("webhook", "match", name), message, name, [*self._parameters, *self._of_viewer])
+        strange = [name for name in webhook.match if name not in self._parameters and not is_of_viewer(name)]
+        meant = {nearest(name, self._parameters) for name in strange}
         missing = [name for name in self._parameters if name not in webhook.match and name not in meant]
         missing = [name for name in missing if not self._is_broken("webhook", "match", name)]
         if missing and not self._has("poll"):  # beside a poll, what is not matched may have any value
@@ -365,8 +413,8 @@ class _RouteCheck:
             self._add(keys, "missing", message, part="key")
 
     def _check_emit(self) -> None:
-        sources = self._sources()
-        if not sources or sources == ["proxy"] or (len(sources) > 1 and sources != ["poll", "webhook"]):
+        sources = self.sources
+        if not sources or sources[0] not in _EMITS or (len(sources) > 1 and sources != ["poll", "webhook"]):
             return
         kind = sources[0]
         for name in ("as", "names", "event", "data", "template"):
@@ -399,7 +447,7 @@ class _RouteCheck:
 
     def _check_methods(self) -> None:
         if self._route.methods is not None and not self._is_broken("methods"):
-            needs_get = self._sources()[:1] in (["poll"], ["webhook"], ["feed"])
+            needs_get = self.sources[:1] in (["poll"], ["webhook"], ["feed"])
             if needs_get and self._route.methods != ("GET",):
                 message = "`methods` is for routes whose requests open a stream of their own (`stream` and `task`); leave it out"
                 self._add(("methods",), "value", message, part="key")
@@ -589,6 +637,14 @@ class _RouteCheck:
         for name in sorted(self._route.emit.names.model_fields_set - set(known)):
             message = f"`as: {form}` sends no `{name}`; it sends {_listed(known)}"
             self._add(("emit", "names", name), "reference", message, part="key")
+
+
+def _is_name(text: str) -> bool:
+    """Whether a template could name it."""
+    try:
+        return Template(f"{{{text}}}").names == (text,)
+    except ValueError:
+        return False
 
 
 def _can_do_without(text: str, name: str) -> bool:

@@ -16,18 +16,29 @@ _WIDTH = 160
 _RED, _BOLD, _CYAN, _RESET = "\033[1;31m", "\033[1m", "\033[36m", "\033[0m"
 
 _KEY = re.compile(r"(?<![\w-])([A-Za-z][\w-]*)(?:[\"'][ \t]*:|[ \t]*:(?=[ \t]|$))[ \t]*")
-_SECRET_KEYS = ("secret", "token", "bearer", "password")
+_SECRET_KEYS = ("secret", "token", "bearer", "password", "values")
 _HARMLESS = frozenset({"header", "headers"})
 """Near to the secret keys, but known to be none."""
 _SECRET_HEADER = re.compile(r"secret|token|authorization|cookie|api-?key|passw", re.IGNORECASE)
 _BARE_REFERENCE = re.compile(r"[\"']?\$\{(?:file:[^}]*|\w*)\}[\"']?(?=[ \t]*(?:$|[,}\]#]))")
-_FLOW_VALUE = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'|\[[^\]]*\]|[^,}\]]*")
+_FLOW_TOKEN = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'|[\[\]{},]|(?:[^\[\]{},\"'\\]|\\.)+|[\"'\\]")
+_ANCHOR = re.compile(r"(?:&\S+[ \t]*)?")
+_IN_BRACKETS = re.compile(_ANCHOR.pattern + r"[\[{]")
+_PLAIN_IN_FLOW = re.compile(r"[^,}\]]*")
 _IN_URL = re.compile(
     r"(?<=://)[^\s\"',]*(?=@)|(?<=[?&])[^\s=&]*(?:token|key|secret|passw)[^\s=&]*=[^\s&\"']*", re.IGNORECASE
 )
 """A user and password, and tokens in a query."""
 _OF_MAPPINGS = frozenset({"auth", "basic", "verify", "hmac", "headers"})
 """Keys below which secrets are; text in place of the mapping is likely one."""
+_KEYS_ELSEWHERE = re.compile(r"[\"']?(?:https?://|file:)")
+"""What `keys` says of a guard that has its keys from somewhere else."""
+_OF_GUARDS = frozenset({
+    "forward", "url", "send", "identity", "claims", "headers", "cache", "recheck",
+    "jwt", "issuer", "audience", "algorithms", "from", "require", "at_expiry", "file", "header",
+})  # fmt: skip
+"""Keys of guards that hold no secrets. Whatever else has a value there may be an API key that has lost its way."""
+_TOP = re.compile(r"[\"']?(version|server|admin|upstreams|cors|auth|defaults|limits|routes|x-[\w-]*)[\"']?[ \t]*:")
 _MAPPING = re.compile(r"[{&*]|none[ \t]*(?=$|[,}#])|$|#")
 _INDENT = re.compile(r"[ \t]*(?:- +)*")
 
@@ -151,16 +162,66 @@ def mask_secrets(lines: list[str]) -> list[str]:
 
     It reads lines, not YAML, as it has to work when the YAML is broken.
     """
-    masked = []
-    margin: int | None = None  # that of the key whose value may go on in the following lines
-    for line in lines:
-        if margin is not None and _goes_on(line, margin):
-            indent = _INDENT.match(line)
-            masked.append(_starred(line, indent.end() if indent else 0, len(line)))
-        else:
-            line, margin = _mask_line(line)
-            masked.append(_IN_URL.sub(lambda found: "*" * len(found[0]), line))
-    return masked
+    mask = _Mask()
+    return [mask.line(line) for line in lines]
+
+
+class _Mask:
+    """Where in a file it is, and what is hidden there."""
+
+    def __init__(self) -> None:
+        self._margin: int | None = None
+        """That of the key whose value may go on in the following lines."""
+        self._depth = 0
+        """How many brackets of that value are still open."""
+        self._in_guards = False
+        """Whether it is below the top `auth`."""
+        self._key = ""
+        """The key that was last seen there."""
+
+    def line(self, line: str) -> str:
+        """The next line, masked."""
+        if self._margin is not None and (self._depth > 0 or _goes_on(line, self._margin)):
+            if self._depth:
+                self._depth = max(0, self._depth + _opened(line, 0))
+            return _all_starred(line)
+        self._margin = None
+        if top := _TOP.match(line):
+            self._in_guards = top[1] == "auth"
+        if self._in_guards and self._key not in _OF_GUARDS and not _KEY.search(line):
+            return _all_starred(line)
+        return _IN_URL.sub(lambda found: "*" * len(found[0]), self._without_values(line))
+
+    def _without_values(self, line: str) -> str:
+        position = 0
+        while found := _KEY.search(line, position):
+            position = found.end()
+            self._key = found[1]
+            if not self._hides(found[1], line, position):
+                continue
+            is_flow = "{" in line[: found.start()]
+            stop = _flow_end(line, position) if is_flow else len(line)
+            if not is_flow:
+                self._margin = found.start() - (line[found.start() - 1 : found.start()] in ("'", '"'))
+                # Only in brackets it may go on further out, and other text may well have a bracket in it.
+                self._depth = max(0, _opened(line, position)) if _IN_BRACKETS.match(line, position) else 0
+            elif stop == len(line):
+                self._margin = _margin(line)
+                self._depth = max(1, _opened(line, position))
+            if not _BARE_REFERENCE.match(line, position):
+                line = _starred(line, position, stop)
+            position = stop
+        return line
+
+    def _hides(self, key: str, line: str, position: int) -> bool:
+        """Whether what stands at the position, behind the key, may be a secret."""
+        if key == "keys":
+            return not _KEYS_ELSEWHERE.match(line, position)
+        is_mapping = _MAPPING.match(line, position) is not None
+        if self._in_guards and key not in _OF_GUARDS and not is_mapping:
+            return True
+        is_known = self._in_guards and key in _OF_GUARDS
+        return _is_secret(key) or (key in _OF_MAPPINGS and not is_mapping and not is_known)
 
 
 def _margin(line: str) -> int:
@@ -173,30 +234,30 @@ def _goes_on(line: str, margin: int) -> bool:
     return not line.strip() or own > margin or (own == margin and line[own] in "-]")
 
 
-def _mask_line(line: str) -> tuple[str, int | None]:
-    """The line masked, and the margin of the key whose value may go on in the next lines."""
-    margin = None
-    position = 0
-    while found := _KEY.search(line, position):
-        position = found.end()
-        if not _hides(found[1], line, position):
-            continue
-        is_flow = "{" in line[: found.start()]
-        value = _FLOW_VALUE.match(line, position) if is_flow else None
-        stop = value.end() if value else len(line)
-        if not is_flow:
-            margin = found.start() - (line[found.start() - 1 : found.start()] in ("'", '"'))
-        elif stop == len(line) or line.count("[", position) > line.count("]", position):
-            margin = _margin(line)
-        if not _BARE_REFERENCE.match(line, position):
-            line = _starred(line, position, stop)
-        position = stop
-    return line, margin
+def _opened(line: str, start: int) -> int:
+    """How many brackets are opened from there on, less those that are closed."""
+    tokens = _FLOW_TOKEN.findall(line, start)
+    return sum((token in ("[", "{")) - (token in ("]", "}")) for token in tokens)
 
 
-def _hides(key: str, line: str, position: int) -> bool:
-    """Whether what stands at the position, behind the key, may be a secret."""
-    return _is_secret(key) or (key in _OF_MAPPINGS and not _MAPPING.match(line, position))
+def _flow_end(line: str, start: int) -> int:
+    """Where a value inside brackets ends: before the comma or bracket behind it, or with the line."""
+    if anchor := _ANCHOR.match(line, start):
+        start = anchor.end()
+    if line[start : start + 1] not in ("[", "{", '"', "'"):
+        plain = _PLAIN_IN_FLOW.match(line, start)
+        return plain.end() if plain else len(line)
+    depth = 0
+    for token in _FLOW_TOKEN.finditer(line, start):
+        if depth == 0 and token[0] in (",", "]", "}"):
+            return token.start()
+        depth += (token[0] in ("[", "{")) - (token[0] in ("]", "}"))
+    return len(line)
+
+
+def _all_starred(line: str) -> str:
+    indent = _INDENT.match(line)
+    return _starred(line, indent.end() if indent else 0, len(line))
 
 
 def _starred(line: str, start: int, stop: int) -> str:

@@ -27,7 +27,6 @@ _WANTED = {
     "model_type": "a mapping",
     "dict_type": "a mapping",
     "tuple_type": "a list",
-    "too_short": "a list of at least one",
 }
 
 
@@ -140,6 +139,8 @@ def _fault(detail: ErrorDetails) -> ValueFault:
     error = detail.get("ctx", {}).get("error")
     if isinstance(error, ValueFault):
         return error
+    if detail["type"] == "too_short":
+        return ValueFault("type", "empty; write at least one")
     return wrong_type(detail["input"], _WANTED[detail["type"]])
 
 

@@ -25,6 +25,8 @@ from pydantic import (
 
 from ssegate.config import values
 from ssegate.config.asking import Feed, Poll, Stream, Task
+from ssegate.config.auth import Auth as RouteAuth
+from ssegate.config.auth import Guard
 from ssegate.config.types import (
     SINGLE_FIELDS,
     TEXT_SCHEMA,
@@ -40,6 +42,7 @@ from ssegate.config.types import (
     Pattern,
     Rate,
     RoutePath,
+    Rule,
     Secret,
     ShortForm,
     Size,
@@ -60,6 +63,7 @@ from ssegate.config.values import (
 )
 from ssegate.config.webhook import Webhook
 from ssegate.core.event import RESERVED_TYPES
+from ssegate.core.principal import is_of_viewer
 from ssegate.core.template import Template
 
 
@@ -218,7 +222,27 @@ def _read_header_value(value: object) -> str:
     text = values.read_any_text(hidden(value))
     if re.search(r"[^\t\x20-\x7e\x80-\xff]", text):
         raise ValueFault("value", "a header's value holds no line end, control character or other script")
+    if is_personal(text):
+        _check_personal(text)
     return text
+
+
+def is_personal(value: str) -> bool:
+    """Whether a header's value is a template that names what is known of the viewer; any other is meant as it stands."""
+    return "{identity}" in value or "{claims." in value
+
+
+def _check_personal(text: str) -> None:
+    try:
+        names = Template(text).names
+    except ValueError:
+        names = ("",)
+    if any(not is_of_viewer(name) and not name.startswith("env.") for name in names):
+        raise ValueFault(
+            "template",
+            "names the viewer, so it is a template; it may name `{identity}`, `{claims.x}` and `{env.X}` only, "
+            "and a brace that is meant as it stands is written twice",
+        )
 
 
 def _read_url(value: object) -> str:
@@ -272,13 +296,25 @@ class Upstream(Model):
         Annotated[str, AfterValidator(_read_sent_header)],
         Annotated[str, PlainValidator(_read_header_value), WithJsonSchema({"type": "string"})],
     ] = Field(default={}, repr=False)
-    """Headers added to every request."""
+    """Headers added to every request. One whose value names `{identity}` or `{claims.x}` is a template, and tells the upstream who the
+    viewer is: it is sent with what a route with a guard asks, and left out where that is not known of the viewer. A header of that
+    name which the viewer itself sends never goes through."""
     host: Annotated[str, PlainValidator(values.read_host_name), WithJsonSchema(TEXT_SCHEMA)] = "preserve"
     """The `Host` of proxied requests: the viewer's (`preserve`), or a name of its own. Polls use the URL's."""
     auth: Auth | None = None
     """The gate's own credentials, sent with polls; not where a route forwards `authorization`, nor with what passes through."""
     tls: Tls = Tls()
     """How the certificate is checked."""
+
+    @property
+    def personal_headers(self) -> dict[str, str]:
+        """Those of `headers` that tell who the viewer is: the templates of their values."""
+        return {name: value for name, value in self.headers.items() if is_personal(value)}
+
+    @property
+    def plain_headers(self) -> dict[str, str]:
+        """Those of `headers` that are sent as they stand."""
+        return {name: value for name, value in self.headers.items() if not is_personal(value)}
 
     @model_validator(mode="before")
     @classmethod
@@ -335,6 +371,8 @@ class Defaults(Model):
     """A stream is ended after this long, give or take a fifth, and the client reconnects. `0s`: never."""
     history: History = History()
     """What is kept for those who come back."""
+    auth: RouteAuth = None
+    """Which guards say who may subscribe, on each event route that does not say otherwise. Requests that pass through are not meant."""
 
 
 class Limits(Model):
@@ -344,6 +382,10 @@ class Limits(Model):
     """Streams at once; more are told to come back later."""
     clients_per_ip: Count | None = None
     """Streams at once from one address. Without it there is no such limit."""
+    clients_per_user: Count | None = None
+    """Streams at once of one identity, where a guard names it. Without it there is no such limit."""
+    requests_per_second: Rate | None = None
+    """How many streams, and tickets, one address may ask for in a second, and at once. Without it there is no such limit."""
     streams_per_connection: StreamCount = 250
     """Requests and event streams at once on one HTTP/2 connection; more are refused."""
     topics: Count = 10_000
@@ -424,7 +466,7 @@ class Proxy(Model):
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _Method = Annotated[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], BeforeValidator(values.choice(*_METHODS))]
-_SOURCES = ("poll", "stream", "task", "feed", "webhook")
+_SOURCES = ("poll", "stream", "task", "feed", "webhook", "topics")
 
 
 class Route(Model):
@@ -452,8 +494,15 @@ class Route(Model):
     """Events come from a list that grows, asked for behind a cursor."""
     webhook: Webhook | None = None
     """Events come from deliveries."""
+    topics: Annotated[tuple[RoutePath, ...], Field(min_length=1)] | None = None
+    """Events come from other routes, those with these paths, up to 100 topics on one stream: `?topic=/orders/17/events&topic=…`."""
     proxy: Proxy | None = None
     """No events: requests pass to an upstream."""
+    auth: RouteAuth = None
+    """The guards that say who may subscribe: a name below the top `auth`, a list of which the first that recognises the viewer decides,
+    or `none` for everybody."""
+    allow: Rule = None
+    """What must be true of `{params, query, claims, identity, headers}`; else the viewer gets 403."""
     emit: Emit = Emit()
     """In which form events are sent."""
     heartbeat: Duration = 15.0
@@ -521,6 +570,8 @@ class Config(Model):
     """The HTTP APIs behind the gate, by name. `api: http://localhost:8000` is the short form."""
     cors: Cors | None = None
     """Which pages of other origins may read. Without it none."""
+    auth: dict[str, Guard] = {}
+    """Guards, by name: ways to find out who a viewer is."""
     defaults: Defaults = Defaults()
     """What holds for each route that does not say otherwise."""
     limits: Limits = Limits()

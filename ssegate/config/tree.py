@@ -146,6 +146,11 @@ class Tree:
             found = entry
         return found
 
+    def keys(self, path: Path) -> list[str]:
+        """The keys of the mapping there, right or wrong; none when there is no mapping."""
+        found = self.find(path)
+        return list(found[1].entries) if found is not None and isinstance(found[1], Mapping) else []
+
     def span(self, path: Path, part: Part = "value") -> Span:
         """Where it stands; of what is not in the file, where the nearest thing above it does."""
         while (found := self.find(path)) is None:

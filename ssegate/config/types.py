@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -63,6 +64,8 @@ HeaderName = Annotated[str, PlainValidator(values.read_header_name), WithJsonSch
 Pattern = Annotated[re.Pattern[str], PlainValidator(values.read_pattern), WithJsonSchema(TEXT_SCHEMA)]
 Pointer = Annotated[str, PlainValidator(values.read_pointer), WithJsonSchema({"type": "string"})]
 JMESPath = Annotated[Expression, PlainValidator(values.read_expression), WithJsonSchema(TEXT_SCHEMA)]
+# A rule whose text is all comments must not mean that there is none.
+Rule = Annotated[Expression | None, PlainValidator(values.read_expression), WithJsonSchema(TEXT_SCHEMA)]
 GoneStatus = Annotated[
     int, PlainValidator(values.read_gone_status), WithJsonSchema({"type": "integer", "minimum": 201, "maximum": 599})
 ]
@@ -142,6 +145,21 @@ def said_url(value: object) -> str:
     return said(re.split(r"[?#]", str(value))[0])
 
 
+def read_web_url(value: object) -> str:
+    """A whole URL, with path and query; no template."""
+    text = values.read_line(value)
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("http", "https") and is_host(parts.netloc, parts.hostname or "") and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or "@" in parts.netloc or "#" in text or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueFault(
+            "value", f"{said_url(value)} is not a URL of the web; write https://host/path, without user and `#`"
+        )
+    return text
+
+
 def read_url_template(value: object) -> str:
     """A path and query with `{name}` in it."""
     text = values.read_line(value)
@@ -210,3 +228,4 @@ UrlTemplate = Annotated[
 ]
 EventName = Annotated[str, PlainValidator(read_event_name), WithJsonSchema(TEXT_SCHEMA)]
 RoutePath = Annotated[str, PlainValidator(read_path), WithJsonSchema({"type": "string", "pattern": r"^/|\$\{"})]
+WebUrl = Annotated[str, PlainValidator(read_web_url), WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{"})]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -32,11 +30,10 @@ from ssegate.config.types import (
     Secrets,
     ShortForm,
     Text,
-    is_host,
+    WebUrl,
     read_any_template,
     read_literal_path,
     read_secrets,
-    said_url,
 )
 from ssegate.config.values import Expanded, ValueFault, kind_of, plain
 from ssegate.core.scheme import standard_key
@@ -190,32 +187,12 @@ class Dedupe(Model):
     """How long ids are remembered, at most 100,000 of them."""
 
 
-def _read_web_url(value: object) -> str:
-    """A whole URL, with path and query; no template."""
-    text = values.read_line(value)
-    try:
-        parts = urlsplit(text)
-        is_good = parts.scheme in ("http", "https") and is_host(parts.netloc, parts.hostname or "") and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good or "@" in parts.netloc or "#" in text or not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueFault(
-            "value", f"{said_url(value)} is not a URL of the web; write https://host/path, without user and `#`"
-        )
-    return text
-
-
-_WebUrl = Annotated[
-    str, PlainValidator(_read_web_url), WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{"})
-]
-
-
 class SubscribeWebSub(Model):
     """A topic whose hub tells what is new (W3C WebSub)."""
 
     stand_ins = {"topic": "http://localhost/"}
 
-    topic: _WebUrl
+    topic: WebUrl
     """The topic's URL; its hub is found there."""
     lease: Duration = 86400.0
     """How long the hub is asked to go on. It is asked again before that ends."""
@@ -326,7 +303,7 @@ class Webhook(Model):
     fits."""
     dedupe: Dedupe = Dedupe()
     """By what a second delivery of the same event is known; on by itself where the scheme has ids."""
-    callback: _WebUrl | None = None
+    callback: WebUrl | None = None
     """How the backend reaches `at` from where it is: the URL that `subscribe` gives it."""
     subscribe: Subscribe | None = None
     """How the gate asks for the deliveries by itself, and keeps them coming."""

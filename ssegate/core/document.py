@@ -27,15 +27,27 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise UndecodableError(f"the body is not JSON: {constant} is no JSON number")
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise UndecodableError("the body is not JSON that can be trusted: a name is there twice")
+    return members
+
+
 _DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_refuse_constant)
 
 
-def decode(body: bytes) -> object:
-    """Decode a body as JSON in UTF-8; a byte order mark is passed over."""
+_STRICT_DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_refuse_constant, object_pairs_hook=_once)
+
+
+def decode(body: bytes, *, is_strict: bool = False) -> object:
+    """Decode a body as JSON in UTF-8; a byte order mark is passed over. `is_strict`: no name may be twice in an object.
+
+    Raises `UndecodableError`."""
     # The causes are left out of these errors: they carry, or quote, the body.
     try:
         text = body.removeprefix(BYTE_ORDER_MARK).decode()
-        return _DECODER.decode(text)
+        return (_STRICT_DECODER if is_strict else _DECODER).decode(text)
     except UnicodeDecodeError as error:
         raise UndecodableError(f"the body is not JSON: byte {error.start:,} is not UTF-8") from None
     except json.JSONDecodeError as error:

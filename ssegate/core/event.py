@@ -12,7 +12,7 @@ from enum import Enum
 HEARTBEAT = b":\n"
 """A comment and ONE newline: a blank line would make some clients deliver an empty message."""
 
-RESERVED_TYPES = frozenset({"reset", "fault", "recovered", "end", "error"})
+RESERVED_TYPES = frozenset({"reset", "fault", "recovered", "expiring", "end", "error"})
 """Event types that are the gate's own, and `error`, which would fire `onerror` in a browser."""
 
 MAX_ID_LENGTH = 64
@@ -100,6 +100,12 @@ def encode_event(event: Event) -> bytes:
         lines.append(f"id: {event.id}\n")
     lines.append("\n")
     return encode_text("".join(lines))
+
+
+def with_place(data: bytes, id_: str) -> bytes:
+    """Whole blocks, with one behind them that dispatches nothing and moves the client's cursor, where none of them has an id."""
+    has_place = data.startswith(b"id: ") or b"\nid: " in data
+    return data if has_place else data + f"id: {id_}\n\n".encode()
 
 
 def encode_text(text: str) -> bytes:

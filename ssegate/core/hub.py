@@ -169,7 +169,7 @@ class Subscriber:
     Whoever subscribed unsubscribes.
     """
 
-    __slots__ = ("_epoch", "_farewell", "_is_closed", "_told", "leader", "offset", "shape", "topic", "wake")
+    __slots__ = ("_aside", "_epoch", "_farewell", "_is_closed", "_told", "leader", "offset", "shape", "topic", "wake")
 
     def __init__(self, topic: Topic, offset: int, wake: Callable[[], None], shape: Shape | None = None) -> None:
         """`shape`: what is read is in; None is the event stream as it is kept."""
@@ -182,6 +182,7 @@ class Subscriber:
         """Who reads for this client at the moment."""
         self._epoch = topic.journal.epoch
         self._told = 0  # the serial of the fault this reader has been told of and not yet of its end; 0 is none
+        self._aside = b""  # what is told to this reader alone
         self._farewell: bytes | None = None
         self._is_closed = False
 
@@ -195,6 +196,11 @@ class Subscriber:
         """The offset up to which everything has been read, by itself or by its leader."""
         return self.offset if self.leader is None else self.leader.offset
 
+    @property
+    def position(self) -> Position:
+        """The same with the topic's numbering as this reader knows it; of a topic without an event its epoch is empty."""
+        return Position(self._epoch if self.leader is None else self.leader._epoch, self.place)
+
     def read(self, max_bytes: int = READ_BYTES) -> bytes:
         """Take what comes next, at least one event if there is one; empty when there is nothing for now."""
         data = self._read(max_bytes)
@@ -206,6 +212,9 @@ class Subscriber:
         if self._is_closed:
             farewell, self._farewell = self._farewell, None
             return farewell or b""
+        if self._aside:
+            aside, self._aside = self._aside, b""
+            return aside
         topic = self.topic
         if self._told == 0 and topic.fault is None and not topic.is_revoked:
             return self._read_events(max_bytes)
@@ -263,6 +272,11 @@ class Subscriber:
         if self._is_closed:
             return self._farewell is None
         return self.topic.is_over and self.offset == self.topic.journal.head
+
+    def say(self, data: bytes) -> None:
+        """Tell this reader alone something, between two events: whole blocks without an id."""
+        self._aside += data
+        self.wake()
 
     def close(self, farewell: bytes = b"") -> None:
         """End this reader's stream, with these last bytes; the topic goes on for others. A second call does nothing."""

@@ -34,7 +34,7 @@ MAX_AMBIGUITIES = 64
 MAX_AMBIGUOUS_SEGMENTS = 256
 """How many segments such a target may have, for the same reason."""
 
-MAX_QUERY_FIELDS = 100
+MAX_QUERY_FIELDS = 128
 """How many fields of a query are looked at."""
 
 _PARAMETER = re.compile(r"\{([^{}]*)\}")
@@ -571,7 +571,7 @@ def parse_accept(accept: str) -> dict[str, float]:
 
 
 def parse_query(raw: bytes) -> list[tuple[str, str]]:
-    """Names and values, decoded, in order; at most 100 fields are looked at.
+    """Names and values, decoded, in order; at most 128 fields are looked at.
 
     Forgiving: `+` is a space, what is no escape stays, what is no UTF-8 becomes U+FFFD. `a` alone is an empty value.
     """

@@ -16,8 +16,10 @@ MAX_AGE = b"600"
 class Cors:
     """The origins that are let in, and the headers that say so."""
 
-    def __init__(self, origins: Sequence[str], *, credentials: bool) -> None:
-        """`origins` are exact, or have `*.` before the host for every host below it, or are `*` alone."""
+    def __init__(self, origins: Sequence[str], *, credentials: bool, headers: Sequence[str] = ()) -> None:
+        """`origins` are exact, or have `*.` before the host for every host below it, or are `*` alone. `headers` may be sent beside
+        those that every client may send."""
+        self._allowed = b", ".join((ALLOWED_HEADERS, *(name.encode("latin-1") for name in dict.fromkeys(headers))))
         self._everyone = "*" in origins
         self._exact = frozenset(origin.lower() for origin in origins)
         self._below = [_below(origin.lower()) for origin in origins if "://*." in origin]
@@ -45,7 +47,7 @@ class Cors:
             return ()
         return (
             (b"access-control-allow-methods", methods),
-            (b"access-control-allow-headers", ALLOWED_HEADERS),
+            (b"access-control-allow-headers", self._allowed),
             (b"access-control-max-age", MAX_AGE),
         )
 

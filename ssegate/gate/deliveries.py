@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from ssegate.admin.diary import Diary, Entry, Outcome
 from ssegate.core.delivery import Delivery, Message
-from ssegate.core.headers import Headers
 from ssegate.core.routing import parse_query
 from ssegate.core.scheme import Greeting, Scheme
-from ssegate.edge.exchange import Answer, Body, Request, problem
+from ssegate.edge.exchange import Answer, Request, problem
 from ssegate.errors import BrokerError, RejectedError
+from ssegate.gate.bodies import read_whole
 from ssegate.gate.hooks import Hook
 from ssegate.gate.routes import WebhookRoute
 from ssegate.gate.topics import Topics
@@ -62,7 +62,7 @@ class Deliveries:
                 return problem(405, "a webhook is delivered by POST", (allow,), close=True)
         arrived = time.time()
         try:
-            body = await _read(request.body, limit, request.headers)
+            body = await read_whole(request.body, limit, request.headers, "limits.webhook_body")
         except RejectedError as error:
             self._note(hook, arrived, Outcome(error.status, str(error)), 0)
             return problem(error.status, str(error), close=True)
@@ -204,28 +204,3 @@ class Deliveries:
 
 def _figures(outcome: Outcome) -> tuple[tuple[bytes, bytes], ...]:
     return (b"ssegate-events", b"%d" % outcome.events), (b"ssegate-streams", b"%d" % outcome.streams)
-
-
-async def _read(body: Body | None, limit: int, headers: Headers) -> bytes:
-    """Read a whole body. Raises `RejectedError` 413 as soon as it is too large, by its own word or in fact."""
-    length = headers.get("content-length")
-    if length is not None and length.isdigit() and int(length[:20]) > limit:
-        raise _too_large(limit)
-    if body is None:
-        return b""
-    if (whole := body.take_whole()) is not None:
-        if len(whole) > limit:
-            raise _too_large(limit)
-        return whole
-    parts: list[bytes] = []
-    size = 0
-    async for part in body:
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(limit: int) -> RejectedError:
-    return RejectedError(413, f"the body is larger than {limit} bytes (limits.webhook_body)")

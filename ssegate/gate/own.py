@@ -11,11 +11,12 @@ from ssegate.core.document import decode
 from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Topic
 from ssegate.core.journal import Position
+from ssegate.core.principal import Principal
 from ssegate.edge.exchange import Answer, Body, Relay, Request, problem
 from ssegate.edge.passage import Passage
 from ssegate.errors import RejectedError, UndecodableError, UpstreamError
 from ssegate.gate.topics import FIRST_ANSWER, Topics, Watch
-from ssegate.gate.watched import StreamRoute, TaskRoute, WatchedRoute, values_of
+from ssegate.gate.watched import StreamRoute, TaskRoute, WatchedRoute
 from ssegate.sources.awaited import WatchedSource
 from ssegate.sources.poll import PollTarget
 from ssegate.sources.stream import ACCEPTS, StreamTarget, misfit
@@ -47,6 +48,8 @@ class Asked:
     query: Mapping[str, str]
     max_body: int
     """Bytes of its body."""
+    principal: Principal | None
+    """Who the viewer is, where a guard says so."""
     shared: tuple[Pair, ...]
     """Headers that go into whatever is answered."""
 
@@ -57,19 +60,23 @@ class OwnStreams:
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
 
-    def find(self, route: WatchedRoute, params: Mapping[str, str], headers: Headers) -> Watch | None:
+    def find(
+        self, route: WatchedRoute, params: Mapping[str, str], headers: Headers, principal: Principal | None
+    ) -> Watch | None:
         """The stream with this name; None when there is none, or it is somebody else's."""
         *others, token = params.values()
         watch = self._topics.get(_key(route, token))
-        if watch is None or watch.owner != route.owner(headers):
+        if watch is None or watch.owner != route.owner(headers, principal):
             return None
         return watch if list(watch.params.values()) == others else None
 
-    def resumed(self, route: WatchedRoute, cursor: str | None, headers: Headers) -> Watch | None:
+    def resumed(
+        self, route: WatchedRoute, cursor: str | None, headers: Headers, principal: Principal | None
+    ) -> Watch | None:
         """The stream that this cursor comes from: a client that cannot read the name asks again as it did first."""
         position = None if cursor is None else Position.parse(cursor)
         watch = None if position is None else self._topics.of_epoch(position.epoch)
-        if watch is None or watch.route is not route or watch.owner != route.owner(headers):
+        if watch is None or watch.route is not route or watch.owner != route.owner(headers, principal):
             return None
         return watch
 
@@ -94,7 +101,7 @@ class OwnStreams:
 
     async def _begin(self, route: StreamRoute, asked: Asked) -> Watch | Answer | None:
         try:
-            target = route.target(asked.params, asked.query, asked.request.headers)
+            target = route.target(asked.params, asked.query, asked.request.headers, asked.principal)
         except (ValueError, LookupError):
             return problem(404, _NO_RESOURCE, asked.shared)
         if route.settings.rules.format == "websocket":
@@ -150,8 +157,8 @@ class OwnStreams:
 
     async def _start(self, route: TaskRoute, asked: Asked) -> Watch | Answer | None:
         assert route.start is not None
-        values = values_of(asked.params, asked.query)
         try:
+            values = route.values(asked.params, asked.query, asked.principal)
             path = route.expand_start(values)
         except (ValueError, LookupError):
             return problem(404, _NO_RESOURCE, asked.shared)
@@ -167,12 +174,12 @@ class OwnStreams:
             return problem(504, "the upstream did not answer in time", asked.shared)
         finally:
             await passage.aclose()
-        headers = asked.request.headers
         try:
             where = route.status_path(path, Headers(head.headers), _json(body), values)
         except (ValueError, LookupError) as error:
             return problem(502, f"the job was started, but not where its status is: {error.args[0]}", asked.shared)
-        target = PollTarget(where, route.forwarded(headers), with_auth=route.uses_own_credentials)
+        headers = route.forwarded(asked.request.headers, asked.principal)
+        target = PollTarget(where, headers, with_auth=route.uses_own_credentials)
         return self._watch(route, asked, lambda topic: route.make_source(topic, target))
 
     def _watch(self, route: WatchedRoute, asked: Asked, make: Callable[[Topic], WatchedSource]) -> Watch | None:
@@ -185,7 +192,7 @@ class OwnStreams:
             make,
             asked.params,
             name=f"{path}/s/{token}",
-            owner=route.owner(asked.request.headers),
+            owner=route.owner(asked.request.headers, asked.principal),
         )
 
 
@@ -202,7 +209,7 @@ def _passage(route: StreamRoute | TaskRoute, asked: Asked, method: str, path: st
     length = request.headers.get("content-length")
     if body is not None and length is not None and int(length) > asked.max_body:
         raise _too_large(asked.max_body)
-    headers = list(route.forwarded(request.headers))
+    headers = list(route.forwarded(request.headers, asked.principal))
     if body is not None:
         headers += [
             (b"Content-Type", value.encode("latin-1"))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import environ
 from typing import TypeVar
 
+from ssegate.auth import make_guard
+from ssegate.auth.guard import Guard
 from ssegate.config.check import name_path
 from ssegate.config.model import Config, Route
 from ssegate.config.webhook import Webhook
+from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import TopicSettings
 from ssegate.core.journal import Form
+from ssegate.core.principal import Principal, is_of_viewer
 from ssegate.core.routing import Entry, PathPattern, Router
 from ssegate.core.template import Template
 from ssegate.edge.cors import Cors
+from ssegate.edge.exchange import Answer, Request
+from ssegate.errors import ConfigError, Problem
 from ssegate.gate.hooks import Hook, Inlet
 from ssegate.gate.watched import FeedRoute, PollRoute, StreamRoute, TaskRoute, UpstreamSlot, WatchedRoute
 from ssegate.sources.cursors import Cursors
@@ -36,6 +42,10 @@ class WebhookRoute:
         assert route.webhook is not None
         self.route = route
         self.pattern = PathPattern(route.path)
+        self.parameters = self.pattern.parameters
+        named = (name for name in route.webhook.match if name not in self.parameters)
+        self.needs = tuple(sorted(name for name in named if is_of_viewer(name)))
+        """What has to be known of a viewer: `identity`, or `claims.x`. The topic is then the viewer's own."""
         self.inlet: Inlet = Inlet(route.webhook, before.inlet if before else None)
         history = route.history
         self.topic_settings = TopicSettings(
@@ -52,18 +62,22 @@ class WebhookRoute:
         )
 
     def key(self, params: Mapping[str, str]) -> str:
-        """The topic these parameters name."""
-        return " ".join(
-            (
-                self.route.path,
-                *(params[name].replace("%", "%25").replace(" ", "%20") for name in self.pattern.parameters),
-            )
-        )
+        """The topic that these parameters, and what is known of the viewer, name."""
+        names = (*self.parameters, *self.needs)
+        return " ".join((self.route.path, *(params[name].replace("%", "%25").replace(" ", "%20") for name in names)))
+
+    def values(self, params: Mapping[str, str], principal: Principal | None) -> Mapping[str, str]:
+        """What decides the topic. Raises `LookupError` when something of the viewer is not known."""
+        if not self.needs:
+            return params
+        return {**params, **(principal or Principal("", b"")).values(self.needs)}
 
     def _topic_of(self, params: Mapping[str, str]) -> str | None:
         for name, value in params.items():
             pattern = self.route.params.get(name)
-            if not value or len(value) > 256 or not value.isprintable() or "/" in value or "\\" in value:
+            if not value or len(value) > 256 or not value.isprintable():
+                return None
+            if name not in self.needs and ("/" in value or "\\" in value):
                 return None
             if pattern is not None and pattern.fullmatch(value) is None:
                 return None
@@ -78,6 +92,19 @@ class ProxyRoute:
     slot: UpstreamSlot
 
 
+class JoinedRoute:
+    """A route whose streams join topics of others."""
+
+    def __init__(self, route: Route, routes: Iterable[Route]) -> None:
+        """`routes` are all there are."""
+        assert route.topics is not None
+        self.route = route
+        self.paths = frozenset(route.topics)
+        guards = dict.fromkeys(name for each in routes if each.path in self.paths for name in each.auth or ())
+        self.sellers: tuple[str, ...] = route.auth or tuple(guards)
+        """The guards whose tickets open it: its own, or else those of the routes that it joins."""
+
+
 @dataclass(frozen=True, slots=True)
 class NamesOf:
     """The paths below a route's own where its requests' streams are found by their names."""
@@ -86,7 +113,8 @@ class NamesOf:
 
 
 EventRoute = WatchedRoute | WebhookRoute
-AnyRoute = WatchedRoute | WebhookRoute | ProxyRoute
+AnyEventRoute = EventRoute | NamesOf | JoinedRoute
+AnyRoute = EventRoute | JoinedRoute | ProxyRoute
 
 
 class Table:
@@ -106,6 +134,8 @@ class Table:
         self.config = config
         self._cursors = cursors or Cursors()
         self.slots = self._make_slots(before)
+        self.guards = self._make_guards(before)
+        """By name."""
         self.routes: tuple[AnyRoute, ...] = tuple(self._make(route, before) for route in config.routes)
         self.router: Router[AnyRoute | NamesOf] = Router(self._entries())
         self.hooks: dict[bytes, Hook] = {}
@@ -114,7 +144,32 @@ class Table:
         for route in self.routes:
             if isinstance(route, PollRoute | WebhookRoute) and route.route.webhook is not None:
                 self._add_to_hook(route, route.route.webhook, ledger)
-        self.cors = Cors(config.cors.origins, credentials=config.cors.credentials) if config.cors else None
+        headers = [name for guard in config.auth.values() for name in guard.headers]
+        self.cors = (
+            Cors(config.cors.origins, credentials=config.cors.credentials, headers=headers) if config.cors else None
+        )
+
+    # What says who may read
+
+    def cors_headers(self, headers: Headers, *, vary: tuple[bytes, ...] = ()) -> tuple[Pair, ...]:
+        """What says who may read this answer, and of what its caches must know that it depends on."""
+        if self.cors is not None:
+            vary = (*vary, b"Origin")
+        told = ((b"vary", b", ".join(vary)),) if vary else ()
+        return (*self.cors.headers(headers), *told) if self.cors is not None else told
+
+    def shared_headers(self, route: Route, headers: Headers) -> tuple[Pair, ...]:
+        """What every answer of an event route carries."""
+        return self.cors_headers(headers, vary=(b"Accept",) if route.negotiate else ())
+
+    def preflight(self, request: Request, shared: tuple[Pair, ...], methods: Iterable[str] | None = None) -> Answer:
+        """Answer OPTIONS. `methods`: those that are served at this path; None: those of its routes."""
+        served = self.router.allowed(request.target.partition(b"?")[0]) if methods is None else methods
+        listed = b", ".join(name.encode() for name in sorted(served) if name != "OPTIONS")
+        told = self.cors.preflight(request.headers, listed) if self.cors is not None else ()
+        return Answer(204, ((b"allow", listed + b", OPTIONS"), *shared, *told))
+
+    # How it is made
 
     def _entries(self) -> Iterator[Entry[AnyRoute | NamesOf]]:
         for route in self.routes:
@@ -136,6 +191,19 @@ class Table:
             else:
                 slots[name] = UpstreamSlot(name, settings)
         return slots
+
+    def _make_guards(self, before: Table | None) -> dict[str, Guard]:
+        """Those whose settings are the same stay as they are, with all they remember."""
+        guards: dict[str, Guard] = {}
+        for name, settings in self.config.auth.items():
+            old = before.guards.get(name) if before is not None else None
+            is_same = before is not None and before.config.auth.get(name) == settings
+            try:
+                guards[name] = make_guard(name, settings, old, is_same=is_same)
+            except ValueError as fault:  # `config.keyset.KeyFault`; a file that was read a moment ago is another now
+                where = f"auth.{name}.jwt.keys"
+                raise ConfigError([Problem(self.config.source, 0, 0, "keys", where, str(fault))]) from None
+        return guards
 
     def _make(self, route: Route, before: Table | None) -> AnyRoute:
         earlier: AnyRoute | None = None
@@ -161,6 +229,8 @@ class Table:
             return WebhookRoute(
                 route, max_event_size=size, before=earlier if isinstance(earlier, WebhookRoute) else None
             )
+        if route.topics is not None:
+            return JoinedRoute(route, self.config.routes)
         assert route.proxy is not None
         return ProxyRoute(route, self.slots[route.proxy.upstream])
 
@@ -169,6 +239,8 @@ class Table:
         assert before is not None
         if before.config.limits.event_size != self.config.limits.event_size:
             return False
+        if isinstance(old, JoinedRoute):
+            return tuple(before.config.routes) == tuple(self.config.routes)
         return isinstance(old, WebhookRoute) or old.slot in self.slots.values()
 
 

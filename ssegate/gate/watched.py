@@ -12,7 +12,7 @@ from ssegate.config.asking import Feed, Poll, Stream, Task
 from ssegate.config.model import Route
 from ssegate.config.model import Upstream as UpstreamSettings
 from ssegate.core.detect import Detector, make_detector
-from ssegate.core.event import Update
+from ssegate.core.event import Update, encode_text
 from ssegate.core.feed import FeedReader, FeedRules
 from ssegate.core.follow import FollowRules
 from ssegate.core.headers import Headers, Pair
@@ -20,6 +20,7 @@ from ssegate.core.hub import First, Topic, TopicSettings
 from ssegate.core.journal import Form
 from ssegate.core.markup import Markup, find, plain
 from ssegate.core.poll import PollSettings
+from ssegate.core.principal import Principal, is_of_viewer
 from ssegate.core.routing import Entry, PathPattern, Router, split_path
 from ssegate.core.task import TaskReader, TaskRules
 from ssegate.core.template import Template
@@ -38,6 +39,8 @@ BODY_FACTOR = 8
 """How much larger than an event an answer may be: it may be indented, and `select` may leave most of it out."""
 
 _FORMS = {"snapshot": Form.STATES, "patch": Form.CHANGES, "merge": Form.CHANGES, "items": Form.CHANGES}
+
+_CREDENTIALS = frozenset({b"authorization", b"cookie"})
 
 Target = PollTarget | StreamTarget
 
@@ -67,19 +70,41 @@ class WatchedRoute(ABC):
         self.linger = asks.linger
         self.forward = asks.forward
         self.template = Template(get)
-        self.deciding = tuple(name for name in PathPattern(route.path).parameters if name in self.template.names)
-        """The path's parameters that decide what is asked of the upstream."""
+        self.parameters = parameters = PathPattern(route.path).parameters
+        asked = dict.fromkeys(name for text in self._texts(get) for name in Template(text).names)
+        self.needs = tuple(name for name in asked if is_of_viewer(name) and name not in parameters)
+        """What has to be known of a viewer: `identity`, or `claims.x`."""
+        self.deciding = tuple(name for name in self.template.names if name in parameters or name in self.needs)
+        """The path's parameters, and what is known of the viewer, that decide what is asked of the upstream."""
         self._forwards_authorization = any(name.lower() == "authorization" for name in asks.forward)
+
+    def _texts(self, get: str) -> Iterator[str]:
+        """The templates of whatever it asks."""
+        yield get
+
+    @property
+    def is_private(self) -> bool:
+        """Whether what it asks is asked in the name of a viewer, whose right to it may end."""
+        return bool(self.forward or self.needs or (self.route.auth and self.slot.upstream.personal_names))
 
     @property
     def uses_own_credentials(self) -> bool:
         """Whether the gate's own are sent. Never where the viewer's Authorization is to decide."""
         return not self._forwards_authorization
 
-    def target(self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers) -> Target:
+    def target(
+        self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers, principal: Principal | None = None
+    ) -> Target:
         """What is asked of the upstream for this viewer. Raises `ValueError` or `LookupError` when no URL comes out."""
-        path = self.expand(values_of(params, query))
-        return PollTarget(path, self.forwarded(headers), with_auth=self.uses_own_credentials)
+        path = self.expand(self.values(params, query, principal))
+        return PollTarget(path, self.forwarded(headers, principal), with_auth=self.uses_own_credentials)
+
+    def values(self, params: Mapping[str, str], query: Mapping[str, str], principal: Principal | None) -> Values:
+        """What its templates may name. Raises `LookupError` when something of the viewer is not known."""
+        if self.needs:
+            principal = principal or Principal("", b"")
+            return {**values_of(params, query), **principal.values(self.needs)}
+        return values_of(params, query)
 
     def expand(self, values: Mapping[str, str]) -> str:
         """The path and query for these values. Raises as `target` does."""
@@ -88,9 +113,14 @@ class WatchedRoute(ABC):
     def _expanded(self, template: Template, values: Mapping[str, str]) -> str:
         return template.expand_url(lambda name: values.get(name, environ.get(name.removeprefix("env."))))
 
-    def forwarded(self, headers: Headers) -> tuple[Pair, ...]:
-        """The viewer's headers that are sent along."""
-        return tuple((name.encode(), value.encode("latin-1")) for name in self.forward for value in headers.all(name))
+    def forwarded(self, headers: Headers, principal: Principal | None = None) -> tuple[Pair, ...]:
+        """The viewer's headers that are sent along, and what the upstream is told of who that is: that is never the viewer's word."""
+        personal = self.slot.upstream.personal_names
+        pairs = [(name.encode(), value.encode("latin-1")) for name in self.forward for value in headers.all(name)]
+        if personal:
+            pairs = [pair for pair in pairs if pair[0].lower() not in personal]
+            pairs += () if principal is None else self.slot.upstream.personal(principal)
+        return tuple(pairs)
 
     def key(self, target: Target) -> str:
         """The topic: every byte that decides what the upstream answers, hashed, since headers may be credentials."""
@@ -98,9 +128,14 @@ class WatchedRoute(ABC):
         digest.update(_digestible(target.headers))
         return f"{self.route.path} {digest.hexdigest()[:32]}"
 
-    def owner(self, headers: Headers) -> bytes:
-        """Whose a stream of its own is: a digest of the viewer's headers that opened it."""
-        return hashlib.sha256(_digestible(self.forwarded(headers))).digest()
+    def owner(self, headers: Headers, principal: Principal | None = None) -> bytes:
+        """Whose a stream of its own is: a digest of the viewer's headers that opened it, and of who that is.
+
+        Where a guard says who, the credentials themselves do not count: the same viewer comes back with a fresh one."""
+        if principal is None or principal.identity is None:
+            return hashlib.sha256(_digestible(self.forwarded(headers))).digest()
+        rest = [pair for pair in self.forwarded(headers) if pair[0].lower() not in _CREDENTIALS]
+        return hashlib.sha256(_digestible([(b"identity", encode_text(principal.identity)), *rest])).digest()
 
     @abstractmethod
     def make_source(self, topic: Topic, target: Target) -> WatchedSource:
@@ -148,7 +183,7 @@ class PollRoute(WatchedRoute):
             every.max,
             conditional=route.poll.conditional,
             gone=frozenset(route.poll.gone),
-            is_private=bool(route.poll.forward),
+            is_private=self.is_private,
         )
         after = route.poll.after_write
         self._after = tuple(PathPattern(text, allow_rest=True) for text in after) if isinstance(after, tuple) else ()
@@ -212,7 +247,7 @@ class TaskRoute(WatchedRoute):
         emit = route.emit
         markup = None if emit.template is None else Markup(emit.template, emit.event)
         self._rules = TaskRules(max_event_size, task.progress, task.done, task.failed, task.result, markup)
-        self._settings = self._poll_settings(task.every.min, task.every.max, is_private=bool(task.forward))
+        self._settings = self._poll_settings(task.every.min, task.every.max, is_private=self.is_private)
 
     def make_source(self, topic: Topic, target: Target) -> TaskSource:
         """See `WatchedRoute`."""
@@ -229,6 +264,12 @@ class TaskRoute(WatchedRoute):
             give_up=self._give_up,
             is_own=self.is_own,
         )
+
+    def _texts(self, get: str) -> Iterator[str]:
+        yield get
+        assert self.route.task is not None
+        if self.route.task.start is not None:
+            yield self.route.task.start.path
 
     def expand_start(self, values: Mapping[str, str]) -> str:
         """The path that starts a job. Raises as `target` does."""
@@ -271,12 +312,14 @@ class FeedRoute(WatchedRoute):
             template=None if emit.template is None else Template(emit.template),
         )
         self._settings = self._poll_settings(
-            feed.every.min, feed.every.max, conditional=False, gone=(), is_private=bool(feed.forward)
+            feed.every.min, feed.every.max, conditional=False, gone=(), is_private=self.is_private
         )
 
-    def target(self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers) -> StreamTarget:
+    def target(
+        self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers, principal: Principal | None = None
+    ) -> StreamTarget:
         """See `WatchedRoute`."""
-        return _target_at(self, params, query, headers, "GET")
+        return _target_at(self, params, query, headers, principal, "GET")
 
     def make_source(self, topic: Topic, target: Target) -> FeedSource:
         """See `WatchedRoute`."""
@@ -332,9 +375,11 @@ class StreamRoute(WatchedRoute):
             backoff_max=backoff.max,
         )
 
-    def target(self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers) -> StreamTarget:
+    def target(
+        self, params: Mapping[str, str], query: Mapping[str, str], headers: Headers, principal: Principal | None = None
+    ) -> StreamTarget:
         """See `WatchedRoute`."""
-        return _target_at(self, params, query, headers, self.method)
+        return _target_at(self, params, query, headers, principal, self.method)
 
     def make_source(self, topic: Topic, target: Target, opened: Intake | None = None) -> StreamSource:
         """See `WatchedRoute`; `opened` is the connection of the request that the topic belongs to."""
@@ -423,14 +468,19 @@ def values_of(params: Mapping[str, str], query: Mapping[str, str]) -> Values:
 
 
 def _target_at(
-    route: WatchedRoute, params: Mapping[str, str], query: Mapping[str, str], headers: Headers, method: str
+    route: WatchedRoute,
+    params: Mapping[str, str],
+    query: Mapping[str, str],
+    headers: Headers,
+    principal: Principal | None,
+    method: str,
 ) -> StreamTarget:
-    values = values_of(params, query)
+    values = route.values(params, query, principal)
 
     def path_at(cursor: str) -> str:
         return route.expand({**values, "cursor": cursor} if cursor else values)
 
-    return StreamTarget(method, path_at, route.forwarded(headers), with_auth=route.uses_own_credentials)
+    return StreamTarget(method, path_at, route.forwarded(headers, principal), with_auth=route.uses_own_credentials)
 
 
 def _digestible(headers: Sequence[Pair]) -> bytes:

@@ -61,18 +61,28 @@ class RequestFields:
 
     __slots__ = ("_authority", "_configured", "_dropped", "_own_host")
 
-    def __init__(self, configured: Sequence[Pair], authority: bytes, own_host: bytes | None) -> None:
-        """`own_host` is the Host of every request; without it the viewer's is kept, and `authority` is for one without."""
+    def __init__(
+        self, configured: Sequence[Pair], authority: bytes, own_host: bytes | None, personal: Iterable[bytes] = ()
+    ) -> None:
+        """`own_host` is the Host of every request; without it the viewer's is kept, and `authority` is for one without.
+
+        `personal` are names that tell the upstream who the viewer is: never taken from the viewer."""
         self._configured = [b": ".join(pair) for pair in configured]
-        self._dropped = _HOP_BY_HOP | _NOT_ASKED | {name.lower() for name, _ in configured}
+        self._dropped = (
+            _HOP_BY_HOP | _NOT_ASKED | {name.lower() for name in (*(name for name, _ in configured), *personal)}
+        )
         self._authority = authority
         self._own_host = own_host
 
-    def head(self, request: Passable, target: bytes, has_body: bool, trusted: Networks) -> tuple[bytes, int]:
-        """The head of a viewer's request for the upstream, and how its body is framed. Raises `UnsayableError`."""
+    def head(
+        self, request: Passable, target: bytes, has_body: bool, trusted: Networks, more: Sequence[Pair] = ()
+    ) -> tuple[bytes, int]:
+        """The head of a viewer's request for the upstream, and how its body is framed. `more` are fields for this one alone.
+
+        Raises `UnsayableError`."""
         line = request_line(request.method, target)
-        if has_body or trusted or request.upgrade is not None:
-            rest, framing = self._rest(request, has_body, trusted)
+        if has_body or trusted or more or request.upgrade is not None:
+            rest, framing = self._rest(request, has_body, trusted, more)
             return line + rest, framing
         # What decides the rest; a client repeats its fields (see `Headers.derived`).
         key = (self, request.peer, request.http_version, request.scheme, request.method in _WITH_A_BODY)
@@ -81,7 +91,9 @@ class RequestFields:
             known = request.headers.derived[key] = self._rest(request, has_body, trusted)
         return line + known[0], known[1]
 
-    def _rest(self, request: Passable, has_body: bool, trusted: Networks) -> tuple[bytes, int]:
+    def _rest(
+        self, request: Passable, has_body: bool, trusted: Networks, more: Sequence[Pair] = ()
+    ) -> tuple[bytes, int]:
         """All of the head behind its first line."""
         raw, names, peer, upgrade = request.headers.raw, request.headers.names, request.peer, request.upgrade
         joined = b"\n".join(names)
@@ -103,6 +115,7 @@ class RequestFields:
         lines = [b": ".join(pair) for pair, name in zip(raw, names, strict=True) if name not in dropped]
         lines += forwarded_lines(peer, request.scheme, viewers, told)
         lines += self._configured
+        lines += [b": ".join(pair) for pair in more]
         if upgrade is not None:
             lines += (b"Connection: Upgrade", b"Upgrade: " + upgrade)
         return request_fields(self._own_host or viewers or self._authority, lines, framing), framing

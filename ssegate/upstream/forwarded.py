@@ -9,6 +9,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ssegate.core.headers import Headers, Pair
+from ssegate.upstream.relay import Passable
 
 Networks = Sequence[IPv4Network | IPv6Network]
 
@@ -68,6 +69,23 @@ def believe(
         b"x-forwarded-proto" in told,
         b"x-forwarded-host" in told,
     )
+
+
+def told_of(request: Passable, networks: Networks) -> list[Pair]:
+    """X-Forwarded-For, -Proto and -Host for somebody who is asked about a viewer's request and does not get it."""
+    headers = request.headers
+    host = (headers.get("host") or "").encode("latin-1")
+    _, told = believe(headers.raw, headers.names, frozenset(), request.peer, networks)
+    pairs = [_parted(line) for line in forwarded_lines(request.peer, request.scheme, host, told)]
+    for name, is_told in ((b"X-Forwarded-Proto", told.has_scheme), (b"X-Forwarded-Host", told.has_host)):
+        if is_told:
+            pairs.append((name, headers.all(name.decode())[-1].encode("latin-1")))
+    return pairs
+
+
+def _parted(line: bytes) -> Pair:
+    name, _, value = line.partition(b": ")
+    return name, value
 
 
 def _scheme_line(scheme: str) -> bytes:

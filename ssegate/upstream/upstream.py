@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from os import environ
 from typing import TYPE_CHECKING
 
+from ssegate.core.event import encode_text
 from ssegate.core.headers import Pair
+from ssegate.core.principal import Principal, is_of_viewer
+from ssegate.core.template import Template
 from ssegate.errors import UpstreamError
 from ssegate.upstream.address import Address
 from ssegate.upstream.endpoint import Endpoint
@@ -38,12 +43,13 @@ class Upstream:
         self.name = name
         self.address = Address.parse(settings.url)
         self._configured: list[Pair] = [
-            (key.encode("latin-1"), value.encode("latin-1")) for key, value in settings.headers.items()
+            (key.encode("latin-1"), value.encode("latin-1")) for key, value in settings.plain_headers.items()
         ]
+        self._personal = {key.encode("latin-1"): Template(text) for key, text in settings.personal_headers.items()}
         self._authorization = _authorization(settings)
         self._authority = self.address.authority.encode("ascii")
         own_host = None if settings.host == "preserve" else settings.host.encode("latin-1")
-        self._fields = RequestFields(self._configured, self._authority, own_host)
+        self._fields = RequestFields(self._configured, self._authority, own_host, self._personal)
         connect, read = settings.timeout.connect, settings.timeout.read
         self._read_timeout = read
         self._fetch_seconds = connect + FETCH_SILENCES * read
@@ -59,6 +65,22 @@ class Upstream:
         rate = settings.requests_per_second
         self._budget = None if rate is None else Budget(rate)
 
+    def personal(self, principal: Principal) -> list[Pair]:
+        """What the upstream is told of a viewer; a field is left out where nothing is known of what it would tell."""
+        def value(name: str) -> str | None:
+            return principal.value(name) if is_of_viewer(name) else environ.get(name.removeprefix("env."))
+
+        pairs = []
+        for name, template in self._personal.items():
+            with suppress(LookupError):
+                pairs.append((name, encode_text(template.expand(value))))
+        return pairs
+
+    @property
+    def personal_names(self) -> frozenset[bytes]:
+        """The names, in lower case, of what it may be told of a viewer."""
+        return frozenset(name.lower() for name in self._personal)
+
     async def fetch(
         self,
         path: str,
@@ -69,6 +91,7 @@ class Upstream:
         first: bool = False,
         with_auth: bool = True,
         reads_refusals: bool = False,
+        follows: bool = True,
         held: float = 0.0,
         max_body: int,
     ) -> FetchAnswer:
@@ -80,7 +103,7 @@ class Upstream:
         answers, beyond those it always may.
 
         Waits for the `requests_per_second` budget without limit, `first` before others, then for a free connection.
-        Redirects are followed to the same origin only; another one is returned as it is. Raises `UpstreamError` and its
+        Redirects are followed to the same origin only, and not at all unless `follows`; another one is returned as it is. Raises `UpstreamError` and its
         kinds; an answer with any status is no error.
         """
         assert path.startswith("/"), "a path begins with a slash"
@@ -90,7 +113,7 @@ class Upstream:
             fetching = Fetching(max_body, is_head=method == "HEAD", reads_refusals=reads_refusals)
             answer = await self._fetch_once(method, target, lines, body, first, held, fetching)
             location = answer.headers.get("location")
-            if answer.status not in REDIRECTS or method not in ("GET", "HEAD") or location is None:
+            if answer.status not in REDIRECTS or method not in ("GET", "HEAD") or location is None or not follows:
                 break
             onward = self.address.follow(target, location)
             if onward is None:
@@ -150,17 +173,19 @@ class Upstream:
         trusted: Networks,
         viewer: Viewer,
         has_body: bool,
+        *,
+        more: Sequence[Pair] = (),
     ) -> Relaying:
         """Pass a viewer's request on. The viewer is told what comes.
 
         It is sent at once when a connection is idle, else as soon as there is one. Never blocks and never raises; what goes wrong
         comes by `viewer.fail`, an `UpstreamError` or one of its kinds, and not before this has returned.
 
-        With `upgrade` the request asks for that protocol; only then may the answer be a 101.
+        `more` are fields for this request alone: see `personal`. With `upgrade` the request asks for that protocol; only then may the answer be a 101.
         """
         full, fact = self.address.target(request.target), ""
         try:
-            head, framing = self._fields.head(request, full, has_body, trusted)
+            head, framing = self._fields.head(request, full, has_body, trusted, more)
         except UnsayableError:
             head, framing, fact = b"", NO_BODY, _UNSAYABLE
         errand = Errand(self._pool, viewer, self.address, request.method, full, head, framing, not has_body)

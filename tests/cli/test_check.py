@@ -18,6 +18,7 @@ server: {{listen: "{listen}"}}
 routes:
   - path: /repos/events
     webhook: {{at: /hooks, verify: none}}
+    auth: none
 """
 
 
@@ -97,5 +98,5 @@ def test_a_ca_file_that_holds_no_certificate_is_found(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(("server", "codes"), [("", ["forgotten"]), ("server: {state_dir: state}\n", [])])
 def test_a_subscription_that_is_kept_and_not_remembered_is_advised_against(server: str, codes: list[str]) -> None:
     webhook = "at: /h, callback: 'https://g/h', subscribe: {keep: true, websub: {topic: 'https://b/feed'}}"
-    text = f"version: 1\n{server}routes:\n  - {{path: /w, webhook: {{{webhook}}}}}\n"
+    text = f"version: 1\n{server}routes:\n  - {{path: /w, auth: none, webhook: {{{webhook}}}}}\n"
     assert [each.code for each in advise(parse_config(text, source="f", environ={}))] == codes

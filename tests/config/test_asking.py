@@ -412,7 +412,7 @@ def test_a_value_that_is_wrong_is_told_at_its_place(keys: str, expected: Fault) 
     ("keys", "expected"),
     [
         ((OWN, "methods: POST"), ("type", "methods", "text, not a list")),
-        ((OWN, "methods: []"), ("type", "methods", "a list, not a list of at least one")),
+        ((OWN, "methods: []"), ("type", "methods", "empty; write at least one")),
         ((OWN, "methods: [POST, post]"), ("value", "methods[1]", f'"post" {METHODS}')),
         ((OWN, "methods: [HEAD]"), ("value", "methods[0]", f'"HEAD" {METHODS}')),
         ((POLL, "emit: {template: 5}"), ("type", "emit.template", "a number, not text; put it in quotes")),
@@ -513,7 +513,7 @@ HAS_NO_CURSOR = "`{cursor}` is missing: without it each page would be the first;
     ("keys", "expected"),
     [
         # sources
-        ((), ("missing", "", "the route has no source; write one of poll, stream, task, feed, webhook and proxy")),
+        ((), ("missing", "", "the route has no source; write one of poll, stream, task, feed, webhook, topics and proxy")),
         ((STREAM, POLL), ("value", "stream", "the route has `poll` already; keep one of them")),
         ((STREAM, TASK), ("value", "task", "the route has `stream` already; keep one of them")),
         ((TASK, FEED), ("value", "feed", "the route has `task` already; keep one of them")),

@@ -43,7 +43,7 @@ def _webhook(path: str = "/w/{id}", webhook: str = "match: {id: body.id}", more:
     ("routes", "expected"),
     [
         # sources
-        ("  - path: /a", ("missing", "routes[0]", "the route has no source; write one of poll, stream, task, feed, webhook and proxy")),
+        ("  - path: /a", ("missing", "routes[0]", "the route has no source; write one of poll, stream, task, feed, webhook, topics and proxy")),
         ("  - {path: /a, poll: {get: /a}, proxy: {}}", ("value", "routes[0].proxy", "the route has `poll` already; keep one of them")),
         (
             "  - {path: /a, poll: {get: /a}, webhook: {at: /h, verify: none, then: emit}}",

@@ -134,6 +134,40 @@ def test_only_a_near_name_is_proposed(name: str, expected: str) -> None:
         "url: http://me:hun/ter2hunter2@host/",
         "url: http://host/?access_token=hunter2&x=1",
         "x-secret: &s hunter2",
+        "x: {secret: &s 'a, hunter2', y: z}",
+        "x: {secret: [a,\nhunter2\n], y: z}",
+        "x: {secret:\nhunter2}",
+        # API keys, and what their issuer shares
+        "keys: hunter2",
+        "keys:\n  hunter2",
+        "keys: [hunter2]",
+        "keys: {secret: hunter2}",
+        "keys: {header: x-api-key, values: {acme: hunter2}}",
+        "keys: {values: {acme: a, other: hunter2}}",
+        "keys: {values: {acme: [a, 'b]', hunter2]}}",
+        "keys: {values: {acme: 'it''s}', other: hunter2}}",
+        "keys: {header: x, acme: hunter2}",
+        "keys:\n  header: x\n  acme: hunter2",
+        "keys:\n  values:\n    acme: hunter2\n    other:\n      - hunter2",
+        "  partner: {keys: {values: {\nacme: hunter2,\nother: [\nhunter2]}}}",
+        "  values: {acme: hunter2}",
+        "  valus: {acme: hunter2}",
+        "x-keys: &k\n  values: {acme: hunter2}",
+        '  partner: {"keys":{"values":{"acme":"hunter2"}}}',
+        # what stands in a guard's place
+        "auth:\n  partner: hunter2",
+        "auth:\n  - hunter2",
+        "auth:\n  partner:\n    hunter2",
+        "auth:\n  partner:\n    - hunter2",
+        "auth:\n  partner: [a, hunter2]",
+        "auth: {partner: hunter2}",
+        "auth: {partner: {acme: hunter2}}",
+        "auth:\n  partner: {kyes: {header: x, vlaus: {acme: hunter2}}}",
+        "auth:\n  partner:\n    kyes:\n      header: x\n      vlaus:\n        acme: hunter2\n        b: [x,\nhunter2]",
+        "auth:\n  partner: {apikeys: {acme: hunter2}}",
+        "routes:\n  - path: /a\n    auth: hunter2",
+        "routes:\n  - {path: /a, auth: hunter2, poll: {get: /a}}",
+        "routes:\n  - {path: /a, auth: [user, hunter2], poll: {get: /a}}",
     ],
 )
 def test_a_secret_written_in_the_file_is_never_shown(text: str) -> None:
@@ -153,6 +187,11 @@ def test_a_secret_written_in_the_file_is_never_shown(text: str) -> None:
         "headers: {X-Requested-By: me}",
         "- path: /tokens/{id}",
         "url: http://host:80/a",
+        "keys: https://login.example.com/jwks.json",
+        "keys: file:jwks.json",
+        "keys: ${KEYS}",
+        "auth: none",
+        "- {path: /a, auth: none, poll: {get: /a}}",
     ],
 )
 def test_what_is_no_secret_stays_readable(line: str) -> None:
@@ -161,6 +200,33 @@ def test_what_is_no_secret_stays_readable(line: str) -> None:
 
 def test_what_follows_a_secret_is_readable_again() -> None:
     assert mask_secrets(["a:", "  token: x", "  header: y", "b: z"]) == ["a:", "  token: *", "  header: y", "b: z"]
+
+
+GUARDS = """\
+auth:
+  session:
+    forward:
+      url: http://127.0.0.1:8000/whoami
+      send: [cookie, authorization]
+      claims: {headers: [x-groups]}
+  user:
+    jwt:
+      issuer: https://login.example.com/
+      audience:
+        - orders-ui
+      keys: https://login.example.com/jwks.json
+      algorithms: [RS256, ES256]
+      from: [header, "cookie:session_jwt", ticket]
+      require: "contains(scope, 'orders:read')"
+      at_expiry: end
+defaults: {heartbeat: 5s}
+"""
+
+
+def test_of_a_guard_all_but_its_secrets_stays_readable() -> None:
+    assert mask_secrets(GUARDS.split("\n")) == GUARDS.split("\n")
+    lines = ["auth:", "  u: {jwt: {issuer: a, keys: {secret: x}, audience: b}}", "limits: {clients: 5}"]
+    assert mask_secrets(lines) == [lines[0], "  u: {jwt: {issuer: a, keys: ******** **, audience: b}}", lines[2]]
 
 
 SECRETS = """\
@@ -181,6 +247,20 @@ routes:
   - path: /b
     webhook: {at: /b, verify: {hmac: {secret: ["hunter2\\n"], header: "${SECRET} "}}}
     emit: {event: "{${SECRET}.x}", names: {added: "${SECRET}\\n"}}
+  - path: /c
+    auth: ["${SECRET}", "${SECRET}"]
+    allow: "${SECRET}("
+    topics: ["/${SECRET}", "/${SECRET}"]
+auth:
+  a: hunter2
+  b: {keys: hunter2}
+  c: {keys: {header: "${SECRET} ", values: {acme: "hunter2\\n", b: [hunter2, 5]}}}
+  d: {keys: {header: x, values: {acme: hunter2, b: hunter2}, hunter: hunter2}}
+  e: {jwt: {issuer: "${SECRET}\\n", audience: [], keys: hunter2, algorithms: ["${SECRET}"], from: ["${SECRET}"], require: "${SECRET}("}}
+  f: {jwt: {issuer: x, audience: x, keys: {secret: "hunter2\\n"}, at_expiry: "${SECRET}", identity: "${SECRET}("}}
+  g: {jwt: {issuer: x, audience: x, keys: "file:${SECRET}"}}
+  h: {forward: {url: "http://me:hunter2@host/", send: ["${SECRET} "], identity: "${SECRET} ", claims: "${SECRET}", cache: "${SECRET}"}}
+defaults: {auth: "${SECRET}"}
 """
 
 

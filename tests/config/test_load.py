@@ -29,7 +29,7 @@ routes:
       every: 2s
 """
 
-FULL = (Path(__file__).parent / "full.yaml").read_text()
+FULL = (Path(__file__).parent / "full.yaml").read_text().replace("KEY_FILE", str(Path(__file__).parent / "key.pem"))
 """All that is built; two files' names are still to be put in."""
 
 DOCUMENT = yaml.safe_load(FULL.replace("${file:TOKEN_FILE}", "x").replace("ca: CA_FILE, ", ""))
@@ -103,7 +103,12 @@ def test_the_full_shape_loads(tmp_path: Path) -> None:
     assert config.server.tls is not None
     assert (str(config.server.tls.listen), config.server.tls.self_signed) == ("0.0.0.0:8444", True)
     assert (config.server.edge, config.limits.streams_per_connection) == ("hypercorn", 251)
-    order, orders, _, github, *others, proxy = config.routes
+    assert api.personal_headers == {"X-User": "{identity}", "X-Tenant": "t-{claims.tenant}"}
+    assert api.plain_headers == {"X-Requested-By": "ssegate"}
+    limits = config.limits
+    assert (limits.clients_per_user, limits.requests_per_second) == (101, 2.5)
+    assert [guard.kind for guard in config.auth.values()] == ["forward"] * 3 + ["jwt"] * 3 + ["keys"]
+    order, orders, _, github, notes, live, mine, *others, proxy = config.routes
     assert order.poll is not None
     assert orders.poll is not None
     assert order.poll.every == Every(2, 30)
@@ -124,8 +129,14 @@ def test_the_full_shape_loads(tmp_path: Path) -> None:
         "hex",
         "sha256=",
     )
-    assert [route.kind for route in (github, *others, proxy)] == [
+    assert (order.auth, mine.auth, live.auth) == (("session", "user"), ("session", "user"), ())
+    assert order.allow is not None
+    assert order.allow({"params": {"id": "7"}, "identity": "7"}) is True
+    assert live.topics == ("/orders/{id}/events", "/orders/events", "/me/notifications")
+    assert [route.kind for route in (github, notes, live, *others, proxy)] == [
         "webhook",
+        "webhook",
+        "topics",
         "stream",
         "stream",
         "task",
@@ -272,14 +283,14 @@ def test_a_file_that_is_wrong_at_the_top_is_told(text: str, code: str, message: 
     assert [(problem.code, problem.message) for problem in _problems(text)] == [(code, message)]
 
 
-NOT_BUILT = ["server.workers", "routes[0].auth"]
+NOT_BUILT = ["server.workers"]
 
 
 @pytest.mark.parametrize("key", NOT_BUILT)
 def test_a_key_that_is_not_built_yet_is_unknown(key: str) -> None:
     parent, name = key.split(".")
     text = SMALL + "server:\n  keep_alive: 75s\n"
-    before = {"server": "  keep_alive", "routes[0]": "    poll:"}[parent]
+    before = {"server": "  keep_alive"}[parent]
     indent = before[: len(before) - len(before.lstrip())]
     found = _problems(text.replace(before, f"{indent}{name}: 1\n{before}", 1))
     assert [(p.code, p.message) for p in found] == [("unknown-key", f"`{name}` is not a known key")]
@@ -384,9 +395,13 @@ def test_there_are_mappings_at_every_level_to_put_a_key_in() -> None:
     paths = _mappings(yaml.safe_load(FULL))
     assert ("routes", 0, "poll", "every") in paths
     assert ("routes", 3, "webhook", "verify", "hmac") in paths
-    assert ("routes", 4, "stream") in paths
-    assert ("routes", 6, "task", "start") in paths
-    assert ("routes", 7, "feed") in paths
+    assert ("routes", 7, "stream") in paths
+    assert ("routes", 9, "task", "start") in paths
+    assert ("routes", 10, "feed") in paths
+    assert ("auth", "user", "jwt") in paths
+    assert ("auth", "shared", "jwt", "keys") in paths
+    assert ("auth", "groups", "forward", "claims") in paths
+    assert ("auth", "partner", "keys", "values") not in paths
     assert ("upstreams", "api", "auth") in paths
     assert ("upstreams",) not in paths
 
@@ -427,7 +442,8 @@ _LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8), st.just("none")
 )
 _KEYS = st.sampled_from(sorted({key for path in [(), ("server",), ("routes", 0), ("routes", 0, "poll"), ("routes", 0, "emit"),
-    ("routes", 0, "stream"), ("routes", 0, "task"), ("routes", 0, "feed"), ("routes", 0, "webhook"), ("upstreams", "api"), ("routes", 0, "webhook", "verify"), ("limits",)] for key in known_keys(path)}))  # fmt: skip
+    ("routes", 0, "stream"), ("routes", 0, "task"), ("routes", 0, "feed"), ("routes", 0, "webhook"), ("upstreams", "api"), ("routes", 0, "webhook", "verify"), ("limits",), ("auth", "x"),
+    ("auth", "x", "forward"), ("auth", "x", "jwt"), ("auth", "x", "jwt", "keys"), ("auth", "x", "keys")] for key in known_keys(path)}))  # fmt: skip
 _DOCUMENTS = st.recursive(
     _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=25
 )

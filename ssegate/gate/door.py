@@ -1,0 +1,207 @@
+"""Who is let in: a route's guards are asked in turn, `allow` is looked at, and whoever is turned down is noted with the reason."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ssegate.admin.denials import Denial, Denials
+from ssegate.auth.guard import Granted, Guard, Question, Refused, Verdict
+from ssegate.config.model import Route
+from ssegate.core.follow import is_true
+from ssegate.core.headers import Headers, Pair
+from ssegate.core.principal import Principal
+from ssegate.core.revocation import Revocations
+from ssegate.core.tickets import Ticket, TicketOffice
+from ssegate.edge.exchange import Answer, problem
+from ssegate.errors import UndecodableError
+
+log = logging.getLogger(__name__)
+
+TICKET_FIELD = "ticket"
+"""The query parameter that carries a ticket."""
+
+TICKET_MARK = "sst_"
+"""What tickets begin with, so that one that strays can be told from a backend's own."""
+
+_NO_CREDENTIAL = "a credential is needed, and there is none, or it is not good any more"
+_NOT_ALLOWED = "this is not for you"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where somebody wants in."""
+
+    path: str
+    """Of the request, for the log."""
+    address: str
+    shared: tuple[Pair, ...]
+    """Headers that go into whatever is answered."""
+
+
+class Door:
+    """Lets viewers in, or not."""
+
+    def __init__(self, guards: Mapping[str, Guard]) -> None:
+        self.guards = guards
+        """By name; replaced with the configuration."""
+        self.revocations = Revocations()
+        self.tickets: TicketOffice[Granted] = TicketOffice()
+        self.denials = Denials()
+
+    # Guards
+
+    def judge(self, names: Sequence[str], question: Question) -> Verdict | Awaitable[Verdict]:
+        """Ask these guards, in turn, who it is. Awaited only where somebody else has to be asked."""
+        guards = [self.guards[name] for name in names]
+        if len(guards) > 1:
+            guards = [guard for guard in guards if guard.recognises(question.headers)]
+        return self._judge_by(guards, question, Refused(401, f"there is no credential for {' or '.join(names)}"))
+
+    def _judge_by(self, guards: Sequence[Guard], question: Question, verdict: Verdict) -> Verdict | Awaitable[Verdict]:
+        """`verdict` is what holds if none of these guards decides."""
+        for number, guard in enumerate(guards, 1):
+            judged = guard.judge(question, time.time())
+            if isinstance(judged, Awaitable):
+                return self._judge_on(judged, guards[number:], question)
+            verdict = self._checked(judged)
+            if _decides(verdict):
+                break
+        return verdict
+
+    async def _judge_on(self, judged: Awaitable[Verdict], others: Sequence[Guard], question: Question) -> Verdict:
+        verdict = self._checked(await judged)
+        if _decides(verdict):
+            return verdict
+        following = self._judge_by(others, question, verdict)
+        return await following if isinstance(following, Awaitable) else following
+
+    def _checked(self, verdict: Verdict) -> Verdict:
+        if isinstance(verdict, Granted) and self.revocations.covers(verdict.principal):
+            return Refused(401, "the credential has been revoked", is_stranger=False)
+        return verdict
+
+    # Tickets
+
+    def sell(self, path: str, granted: Granted) -> str:
+        """A ticket for the stream at this path."""
+        text = TICKET_MARK + secrets.token_urlsafe(24)
+        self.tickets.sell(text, path, granted, time.monotonic())
+        return text
+
+    def take(
+        self, text: str, path: str, cursor: str | None, names: Sequence[str]
+    ) -> tuple[Ticket[Granted] | None, Verdict]:
+        """Let somebody in by a ticket that one of these guards has sold; it is open until it is put back or left."""
+        ticket = self.tickets.take(text, path, cursor, time.monotonic())
+        if isinstance(ticket, str):
+            return None, Refused(401, ticket)
+        verdict = self._of_ticket(ticket.right, names)
+        if not isinstance(verdict, Granted):
+            ticket.put_back()
+            return None, verdict
+        return ticket, verdict
+
+    def _of_ticket(self, granted: Granted, names: Sequence[str]) -> Verdict:
+        if granted.principal.guard not in names or granted.principal.guard not in self.guards:
+            return Refused(401, "the ticket was sold by a guard that the route does not have")
+        return self.has_ended(granted) or granted
+
+    def has_ended(self, granted: Granted) -> Refused | None:
+        """Why a right that was granted a while ago is good no more; None when it is, as far as is known."""
+        expires = granted.principal.expires
+        if expires is not None and time.time() >= expires:
+            return Refused(401, "the credential has expired")
+        checked = self._checked(granted)
+        return checked if isinstance(checked, Refused) else None
+
+    # What a route itself says
+
+    def allows(
+        self,
+        route: Route,
+        principal: Principal | None,
+        params: Mapping[str, str],
+        query: Mapping[str, str],
+        headers: Headers,
+    ) -> str:
+        """Why `allow` keeps this viewer out, for the operator; empty when it does not."""
+        if route.allow is None:
+            return ""
+        facts = {
+            "params": dict(params),
+            "query": dict(query),
+            "claims": {} if principal is None else dict(principal.claims),
+            "identity": None if principal is None else principal.identity,
+            "headers": {
+                name.decode("latin-1"): value.decode("latin-1")
+                for name, (_, value) in zip(headers.names, headers.raw, strict=True)
+            },
+        }
+        try:
+            return "" if is_true(route.allow(facts)) else "`allow` is not true"
+        except UndecodableError as error:
+            return f"`allow`: {error}"
+
+    # Refusals
+
+    def refuse(
+        self, refused: Refused, names: Sequence[str], asked: Asked, principal: Principal | None = None
+    ) -> Answer:
+        """Answer somebody who is not let in, and note why."""
+        self.note(refused, names, asked, principal)
+        return self.answer_refused(refused, names, asked)
+
+    def answer_refused(self, refused: Refused, names: Sequence[str], asked: Asked) -> Answer:
+        """What somebody is told who is not let in: nothing of why."""
+        if refused.body is not None:
+            headers = refused.headers
+            if refused.status == 401 and not any(name.lower() == b"www-authenticate" for name, _ in headers):
+                headers = (*headers, *self._challenges(names))
+            return Answer(refused.status, (*headers, _UNCACHED, *asked.shared), refused.body)
+        if refused.status == 403:
+            return problem(403, _NOT_ALLOWED, (_UNCACHED, *asked.shared))
+        return problem(refused.status, _NO_CREDENTIAL, (*self._challenges(names), _UNCACHED, *asked.shared))
+
+    def note(self, refused: Refused, names: Sequence[str], asked: Asked, principal: Principal | None = None) -> None:
+        """Note that somebody was not let in."""
+        guard = names[0] if len(names) == 1 else ", ".join(names)
+        if principal is not None and principal.guard:
+            guard = principal.guard
+        identity = None if principal is None else principal.identity
+        self.denials.add(
+            Denial(time.time(), refused.status, asked.path, guard, refused.reason, asked.address, identity)
+        )
+        log.info(
+            "%d for %s from %s: guard %s: %s",
+            refused.status,
+            asked.path,
+            asked.address or "-",
+            guard or "-",
+            refused.reason,
+        )
+
+    def _challenges(self, names: Sequence[str]) -> list[Pair]:
+        """How somebody may prove who it is, once each (RFC 9110, 11.6.1)."""
+        known = dict.fromkeys(self.guards[name].challenge for name in names if name in self.guards)
+        return [(b"www-authenticate", challenge) for challenge in known]
+
+    # Revocation
+
+    def revoke(self, identity: str, further: Sequence[bytes]) -> None:
+        """What this viewer has shown until now is good no more. `further`: credentials that are in use."""
+        keys = [key for guard in self.guards.values() for key in guard.known_as(identity)]
+        self.revocations.revoke(identity, (*keys, *further), time.time())
+        for guard in self.guards.values():
+            for key in keys:
+                guard.forget(key)
+
+
+_UNCACHED: Pair = (b"cache-control", b"no-store")
+
+
+def _decides(verdict: Verdict) -> bool:
+    return not (isinstance(verdict, Refused) and verdict.is_stranger)
