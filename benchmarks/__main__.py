@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
+import auth
 import bulk
 import connects
 import crowd
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "polling": polling.polling,
     "webhooks": webhooks.webhooks,
     "streams": streams.streams,
+    "auth": auth.auth,
 }
 FURTHER: dict[str, Callable[[Options], list[Row]]] = {"one-resource": polling.one_resource}
 """Those without a bar: not part of `all`."""

@@ -7,6 +7,7 @@ import select
 import socket
 import statistics
 import time
+from collections.abc import Sequence
 
 from process import allow_files
 from report import Options, Row
@@ -56,10 +57,14 @@ def _turn(server: Server) -> tuple[float, float]:
 class Storm:
     """Everybody comes at once, some at a time."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, requests: Sequence[bytes] = (), per_second: float | None = None) -> None:
+        """`requests`: one for each; without them all ask for the server's stream. `per_second`: no more than that begin."""
         place = server.place
         self._at = ("127.0.0.1", place.ports["h1"])
-        self._request = f"GET {place.path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+        usual = f"GET {place.path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+        self._requests = requests or [usual] * STREAMS
+        self._per_second = per_second
+        self._asks: dict[int, bytes] = {}
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._heads: dict[int, bytes] = {}
@@ -67,14 +72,16 @@ class Storm:
 
     def run(self) -> None:
         """Open them all. Raises `AssertionError` unless each is answered 200."""
-        end = time.monotonic() + 60
-        while len(self._sockets) < STREAMS or self._heads:
-            assert time.monotonic() < end, f"{len(self._heads)} of {STREAMS} were not answered"
-            for _ in range(min(AT_ONCE - len(self._heads), STREAMS - len(self._sockets))):
+        start, count = time.monotonic(), len(self._requests)
+        while len(self._sockets) < count or self._heads:
+            spent = time.monotonic() - start
+            assert spent < 60, f"{len(self._heads)} of {count} were not answered"
+            due = count if self._per_second is None else min(count, int(spent * self._per_second) + 1)
+            for _ in range(min(AT_ONCE - len(self._heads), due - len(self._sockets))):
                 self._begin()
-            for fd, what in self._poll.poll(1):
+            for fd, what in self._poll.poll(1 if self._per_second is None else 0.002):
                 if what & select.EPOLLOUT:
-                    self._sockets[fd].sendall(self._request)
+                    self._sockets[fd].sendall(self._asks.pop(fd))
                     self._poll.modify(fd, select.EPOLLIN)
                 elif fd in self._heads:
                     self._receive(fd)
@@ -84,6 +91,7 @@ class Storm:
         one.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             one.connect(self._at)
+        self._asks[one.fileno()] = self._requests[len(self._sockets)]
         self._sockets[one.fileno()] = one
         self._heads[one.fileno()] = b""
         self._poll.register(one.fileno(), select.EPOLLOUT)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from jwt import PyJWTError
-from jwt.api_jws import PyJWS
 
 from ssegate.auth.guard import Down, Granted, Question, Refused, Verdict, digest
 from ssegate.auth.keyring import Keyring, make_keyring
@@ -64,7 +61,6 @@ class SignedTokenGuard:
         self.settings = settings
         self._places = settings.from_
         self._ends = settings.at_expiry == "end"
-        self._jws = PyJWS(self.algorithms)
         self._known: OrderedDict[bytes, tuple[Granted, float, int]] = OrderedDict()
         """What was found of a token, until when that holds, and under which keys."""
 
@@ -156,16 +152,18 @@ class SignedTokenGuard:
         keys = self.keyring.keys.find(algorithm, _id_of(header))[:MOST_TRIED]
         if not keys:
             return Refused(401, f"no key of the issuer has its `kid` and is for {algorithm}", is_stranger=True)
-        for key in keys:
-            try:
-                payload = self._jws.decode(token, key.by_algorithm[algorithm], [algorithm])
-            except (PyJWTError, ValueError, TypeError):
-                continue
-            try:
-                return Opened(decode(payload, is_strict=True), _proof(key, algorithm))
-            except UndecodableError:
-                return Refused(401, "signature is good, its payload is no JSON")
-        return Refused(401, "its signature is not good", is_stranger=True)
+        signed, _, signature = token.rpartition(".")
+        try:
+            key = next((key for key in keys if key.has_signed(algorithm, signed.encode(), _unpack(signature))), None)
+            payload = _unpack(signed.partition(".")[2])
+        except ValueError:
+            return Refused(401, "the token is not of three parts in base64url", is_stranger=True)
+        if key is None:
+            return Refused(401, "its signature is not good", is_stranger=True)
+        try:
+            return Opened(decode(payload, is_strict=True), _proof(key, algorithm))
+        except UndecodableError:
+            return Refused(401, "signature is good, its payload is no JSON")
 
     def _shown(self, headers: Headers) -> Iterator[str]:
         """The tokens in the places where one may be, the first of them first."""
@@ -213,14 +211,22 @@ def _just_before(principal: Principal) -> float:
 def _read_header(token: str) -> Mapping[str, object] | Refused:
     if _SHAPE.fullmatch(token) is None:
         return Refused(401, "the token is not of three parts in base64url", is_stranger=True)
-    part = token.partition(".")[0]
     try:
-        header = decode(urlsafe_b64decode(part + "=" * (-len(part) % 4)), is_strict=True)
+        header = decode(_unpack(token.partition(".")[0]), is_strict=True)
     except (ValueError, UndecodableError):
         header = None
-    return (
-        header if isinstance(header, dict) else Refused(401, "the token's header is no JSON object", is_stranger=True)
-    )
+    if not isinstance(header, dict) or not isinstance(header.get("kid", ""), str):
+        return Refused(401, "the token's header is no JSON object, or its `kid` no text", is_stranger=True)
+    return header
+
+
+def _unpack(part: str) -> bytes:
+    """Decode base64url without padding (RFC 7515, 2). Raises `ValueError`, also where its last bits say nothing: two texts would be
+    one token."""
+    data = urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    if urlsafe_b64encode(data).rstrip(b"=") != part.encode():
+        raise ValueError("not as it would be encoded")
+    return data
 
 
 def _proof(key: Key, algorithm: str) -> bytes:

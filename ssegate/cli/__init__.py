@@ -11,11 +11,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssegate import __version__
-from ssegate.cli import check, demo, health, listen, match, quick, routes, schema, send, serve, try_
+from ssegate.cli import (
+    check,
+    demo,
+    explain_token,
+    health,
+    listen,
+    match,
+    quick,
+    routes,
+    schema,
+    send,
+    serve,
+    token,
+    try_,
+)
 from ssegate.cli.terminal import complain, prepare_streams, report
 from ssegate.errors import ConfigError
 
-COMMANDS = (serve, quick, check, demo, routes, match, try_, listen, send, schema, health)
+COMMANDS = (serve, quick, check, demo, routes, match, try_, listen, send, token, explain_token, schema, health)
 """In the order in which the help lists them."""
 
 FAILED = 1

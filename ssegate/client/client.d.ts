@@ -52,11 +52,14 @@ export interface End {
 export type StatusListener = <Name extends keyof StatusDetails>(status: Name, detail: StatusDetails[Name]) => void;
 
 export interface Options<State = any, Data = any> {
-  /** Sent as `Authorization: Bearer`. A function is called before each attempt; after a 401 it is called once more. */
+  /**
+   * Sent as `Authorization: Bearer`. A function is called before each attempt; after a 401 it is called once more, and when the
+   * stream has ended because the token had expired, which then goes on with the new one where it stopped.
+   */
   token?: string | null | (() => string | null | undefined | Promise<string | null | undefined>);
   /** Called after each change. Only what a change touches is a new object; the rest stays the same one. */
   onState?: (state: State, event: StreamEvent) => void;
-  /** Called for each event that is none of the gate's own (`reset`, `fault`, `recovered`, `end`), after `onState`. */
+  /** Called for each event that is none of the gate's own (`reset`, `fault`, `recovered`, `end`), after `onState`; also for `expiring`. */
   onEvent?: (event: StreamEvent<Data>) => void;
   onStatus?: StatusListener;
   /** `GET`, or `POST` if there is a body. What is neither GET nor HEAD is never sent again once an answer has begun. */

@@ -8,6 +8,7 @@ export function subscribe(url, options = {}) {
   const method = options.method ?? (body == null ? "GET" : "POST");
   const address = new URL(url, document?.baseURI ?? location?.href);
   const given = new Headers(options.headers);
+  const renews = typeof token === "function";
   const keyOf = key.call ? key : (item) => key.split(".").reduce((value, name) => value?.[name], item);
 
   let name; // where this very stream is resumed
@@ -30,7 +31,7 @@ export function subscribe(url, options = {}) {
     return events();
   };
 
-  // An error in a callback breaks no stream: it is left uncaught.
+  // Errors in callbacks are left uncaught.
   function call(callback, ...what) {
     try {
       callback?.(...what);
@@ -94,7 +95,8 @@ export function subscribe(url, options = {}) {
     try {
       data = JSON.parse(text);
     } catch {}
-    if (type === "end") finish("ended", (me.end = data));
+    if (type === "end" && renews && data?.reason === "expired") giveUp();
+    else if (type === "end") finish("ended", (me.end = data));
     else if (type === "fault") report("fault", data);
     else if (type === "recovered") report("open");
     else if (type === "reset") {
@@ -156,7 +158,7 @@ export function subscribe(url, options = {}) {
     const { signal } = connection;
     const isFirst = !name;
     const mayAct = isFirst && !/^(GET|HEAD)$/i.test(method);
-    const secret = typeof token === "function" ? await token() : token;
+    const secret = renews ? await token() : token;
     if (isOver) return;
     const headers = new Headers(given);
     headers.set("accept", "text/event-stream");
@@ -228,7 +230,7 @@ export function subscribe(url, options = {}) {
 
   async function refused(answer, mayAct) {
     const { status } = answer;
-    if (status === 401 && typeof token === "function" && !isSecondTry) {
+    if (status === 401 && renews && !isSecondTry) {
       isSecondTry = true;
       return void (again = 0);
     }
@@ -245,7 +247,7 @@ export function subscribe(url, options = {}) {
   }
 
   async function run() {
-    await null; // first the caller gets the subscription
+    await null; // the caller goes first
     while (!isOver) {
       again = undefined;
       connection = new AbortController();
@@ -276,7 +278,7 @@ export function subscribe(url, options = {}) {
     wake = undefined;
   }
 
-  // The network or the viewer is back; timers may have slept.
+  // Somebody is back; timers may have slept.
   function hurry() {
     if (document?.visibilityState === "hidden") return;
     wake?.();
@@ -366,7 +368,7 @@ function patch(state, operations) {
   return member(root, "");
 }
 
-// Copies what is on the way to a place, and changes that.
+// Copies what is on the way to a place.
 function edit(node, [name, ...more], op, value) {
   if (more.length) return edit(node, [name], "replace", edit(member(node, name), more, op, value));
   const gone = { add: 0, replace: 1, remove: 1 }[op] ?? misfit(`there is no ${op}`);

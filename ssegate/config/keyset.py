@@ -37,8 +37,6 @@ _SHARED = ("HS256", "HS384", "HS512")
 MIN_RSA_BITS = 2048
 """"A key of size 2048 bits or larger MUST be used" (RFC 7518, 3.3)."""
 
-_LONGEST_BLOCK = 128
-
 
 class KeyFault(ValueError):
     """This holds no keys that can be used. The message is the fact, and quotes none of it."""
@@ -54,6 +52,13 @@ class Key:
     """The same key for each algorithm that it is good for."""
     proof: bytes
     """A digest of it."""
+
+    def has_signed(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
+        """Whether this is a signature of that by this key."""
+        # Not by PyJWT's JWS, which looks at each character of a token in Python: more than half of the 230 µs that a new token
+        # took (benchmarks/auth.py).
+        key = self.by_algorithm[algorithm]
+        return key.Algorithm.verify(signed, key.key, signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +117,9 @@ def shared_keys(secrets: Iterable[bytes]) -> KeySet:
 
 
 def _shared(secret: bytes) -> Key:
-    # HMAC itself pads a key with zeros to the hash's block (RFC 2104, 2): padded, a short one is the same key, and is told of by
-    # `ssegate check` and not by a warning of PyJWT's for each token.
-    padded = secret.ljust(_LONGEST_BLOCK // 2, b"\0")
-    jwk = {"kty": "oct", "k": urlsafe_b64encode(padded).rstrip(b"=").decode()}
-    return Key(None, {name: PyJWK(jwk, name) for name in _SHARED}, hashlib.sha256(b"oct " + secret).digest())
+    jwk = {"kty": "oct", "k": urlsafe_b64encode(secret).rstrip(b"=").decode()}
+    by_algorithm = {name: PyJWK(jwk, name) for name in _SHARED}
+    return Key(None, by_algorithm, hashlib.sha256(b"oct " + secret).digest())
 
 
 def _read_jwk(jwk: object) -> Key | None:
@@ -133,13 +136,13 @@ def _read_jwk(jwk: object) -> Key | None:
         name for name in _algorithms_of(jwk) if said in (None, name) or (said == "Ed25519" and name == "EdDSA")
     ]
     try:
-        by_algorithm = {name: PyJWK(jwk, name) for name in algorithms}
+        keys = {name: PyJWK(jwk, name) for name in algorithms}
     except (PyJWTError, ValueError, TypeError, KeyError):
         return None
-    if any(isinstance(each.key, RSAPublicKey) and each.key.key_size < MIN_RSA_BITS for each in by_algorithm.values()):
+    if any(isinstance(each.key, RSAPublicKey) and each.key.key_size < MIN_RSA_BITS for each in keys.values()):
         return None
     proof = hashlib.sha256(json.dumps(_essence(jwk), sort_keys=True).encode()).digest()
-    return Key(id_, by_algorithm, proof) if by_algorithm else None
+    return Key(id_, keys, proof) if keys else None
 
 
 def _algorithms_of(jwk: Mapping[str, object]) -> tuple[str, ...]:

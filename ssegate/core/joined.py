@@ -242,6 +242,8 @@ class Join:
 
     def mark(self, member: _Member) -> None:
         """A topic has something to read, or its reader alone has."""
+        if self.is_closed:
+            return
         if not member.is_ready:
             member.is_ready = True
             self._ready.append(member)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,14 @@ from ssegate.core.event import with_place
 from ssegate.core.hub import EARLIEST, Subscriber, Topic
 from ssegate.core.joined import Join
 from ssegate.core.journal import Position
+from ssegate.core.principal import Principal
 from ssegate.core.routing import accepted_query, parse_query
 from ssegate.core.shape import EVENT_STREAM, Shape
 from ssegate.core.tickets import BLANK
 from ssegate.core.vector import decode_vector
 from ssegate.edge.exchange import Answer, Stream, problem
 from ssegate.gate.rights import Still
-from ssegate.gate.routes import JoinedRoute, Table, WebhookRoute
+from ssegate.gate.routes import JoinedRoute, WebhookRoute
 from ssegate.gate.topics import Watch
 from ssegate.gate.visit import Viewer, Visit
 from ssegate.gate.watched import WatchedRoute
@@ -47,11 +48,11 @@ class TurnedAwayError(Exception):
 class JoinedOpening:
     """One request for several topics, on its way to a stream."""
 
-    def __init__(self, streams: Streams, table: Table, target: JoinedRoute, viewer: Viewer) -> None:
+    def __init__(self, streams: Streams, target: JoinedRoute, viewer: Viewer) -> None:
         self._streams = streams
-        self._table = table
         self._target = target
-        self._viewer = viewer
+        self.viewer = viewer
+        """Also as whom it was let in, when topics have been found."""
         self._verdicts: dict[tuple[str, ...], Verdict] = {}
         self._found: dict[str, Found | int] = {}
         """By the topic's name: the topic, or the status that a request for it alone would get."""
@@ -68,59 +69,66 @@ class JoinedOpening:
             reason = str(turned_away.exceptions[0])
         else:
             self._found = {name: task.result() for name, task in zip(names, tasks, strict=True)}
+            self._find_out_who()
         return reason
+
+    def _find_out_who(self) -> None:
+        """Where the joined route has no guard, its topics say who the viewer is."""
+        if self.viewer.granted is None:
+            known = (found.granted for found in self._found.values() if isinstance(found, Found))
+            self.viewer = replace(self.viewer, granted=next((each for each in known if each is not None), None))
 
     async def _find(self, name: str) -> Found | int:
         path, _, query = name.partition("?")
         if not name.isascii() or not name.isprintable() or " " in name or "#" in name:
             return 404
-        match = self._table.router.match("GET", path.encode(), EVENT_STREAM)
+        match = self.viewer.table.router.match("GET", path.encode(), EVENT_STREAM)
         if match is None or not isinstance(match.target, WatchedRoute | WebhookRoute):
             return 404
         target = match.target
         asked = accepted_query(target.route.query, parse_query(query.encode()))
         if target.route.path not in self._target.paths or asked is None:
             return 404
-        granted = await self._judge(target.route.auth or ())
+        granted = await self._judge(target.route.auth or (), path)
         if isinstance(granted, int):
             return granted
-        return await self._watch(target, match.params, asked, granted)
+        return await self._watch(target, path, match.params, asked, granted)
 
-    async def _judge(self, names: tuple[str, ...]) -> Granted | int | None:
+    async def _judge(self, names: tuple[str, ...], path: str) -> Granted | int | None:
         """As whom the viewer is let in by these guards; None where there are none, and a status where it is not."""
         if not names:
             return None
-        granted = self._viewer.granted
+        granted = self.viewer.granted
         if granted is not None and granted.principal.guard in names:
             return granted
         if names not in self._verdicts:
-            verdict = self._streams.door.judge(names, self._streams.question(self._viewer.request))
-            self._verdicts[names] = verdict if isinstance(verdict, Granted | Refused | Down) else await verdict
-            self._note(self._verdicts[names], names)
+            verdict = self._streams.door.judge(names, self._streams.question(self.viewer.request))
+            judged = verdict if isinstance(verdict, Granted | Refused | Down) else await verdict
+            self._verdicts.setdefault(names, judged)
         judged = self._verdicts[names]
         if isinstance(judged, Down):
             raise TurnedAwayError("guard")
-        return judged.status if isinstance(judged, Refused) else judged
+        return self._note(judged, names, path) if isinstance(judged, Refused) else judged
 
-    def _note(self, verdict: Verdict, names: Sequence[str]) -> None:
-        if isinstance(verdict, Refused):
-            self._refused = self._refused or verdict
-            self._streams.door.note(verdict, names, self._viewer.asked)
+    def _note(self, refused: Refused, names: Sequence[str], path: str, principal: Principal | None = None) -> int:
+        self._refused = self._refused or refused
+        self._streams.door.note(refused, names, replace(self.viewer.asked, path=path), principal)
+        return refused.status
 
     async def _watch(
         self,
         target: WatchedRoute | WebhookRoute,
+        path: str,
         params: Mapping[str, str],
         asked: Mapping[str, str],
         granted: Granted | None,
     ) -> Found | int:
-        streams, headers = self._streams, self._viewer.request.headers
+        streams, headers = self._streams, self.viewer.request.headers
         principal = None if granted is None else granted.principal
         if reason := streams.stays_out(target, params, asked, headers, principal):
-            refused = Refused(403, reason)
-            streams.door.note(refused, target.route.auth or (), self._viewer.asked, principal)
-            self._refused = self._refused or refused
-            return 403
+            return self._note(Refused(403, reason), target.route.auth or (), path, principal)
+        if self.viewer.table is not streams.table:
+            raise TurnedAwayError("reloaded")  # the guard was waited for, and its route may be another now
         found = streams.find(target, params, asked, headers, principal)
         if isinstance(found, int):
             return found
@@ -128,20 +136,22 @@ class JoinedOpening:
             raise TurnedAwayError("topics")
         topic = found.topic if isinstance(found, Watch) else found
         still = streams.still(target, params, asked, headers, found)
-        since = self._viewer.since or Position(topic.journal.epoch, topic.journal.head)
+        since = self.viewer.since or Position(topic.journal.epoch, topic.journal.head)
         if isinstance(found, Watch) and found.is_cold:
             status = await streams.topics.first_answer(found)
             if status is not None:
                 return status
             if streams.topics.hub.get(topic.key) is not topic:
                 raise TurnedAwayError("topics")  # it had to give way meanwhile
+        if (fault := streams.fault(granted)) is not None:  # it may have been revoked meanwhile
+            return self._note(fault, target.route.auth or (), path, principal)
         return Found(topic, granted, still, since)
 
     # The answer
 
     def answer(self) -> Answer | Stream:
         """The stream of all that was found; or the status, where nothing was."""
-        viewer, statuses = self._viewer, {found for found in self._found.values() if isinstance(found, int)}
+        viewer, statuses = self.viewer, {found for found in self._found.values() if isinstance(found, int)}
         if len(statuses) > 0 and all(isinstance(found, int) for found in self._found.values()):
             return self._refuse(statuses)
         shape = None if viewer.media == EVENT_STREAM else Shape(viewer.media)
@@ -162,7 +172,7 @@ class JoinedOpening:
 
     def _refuse(self, statuses: set[int]) -> Answer:
         """Nothing of it is for this viewer: 403 if anything is for others, 401 if it has shown nothing, else 404."""
-        viewer = self._viewer
+        viewer = self.viewer
         for status in (403, 401):
             if status in statuses:
                 refused = self._refused if self._refused is not None and self._refused.status == status else None
@@ -173,7 +183,7 @@ class JoinedOpening:
 
     def _join(self) -> tuple[Join, bool]:
         """Read all that was found. Second: whether each of them goes on exactly where the client stood."""
-        viewer, streams = self._viewer, self._streams
+        viewer, streams = self.viewer, self._streams
         vector = None if viewer.cursor is None else decode_vector(viewer.cursor)
         join = Join(vector, leave=streams.topics.unsubscribe, schedule=asyncio.get_running_loop().call_soon)
         is_resumed = True

@@ -109,6 +109,7 @@ class Rights:
             right = self._rights[key] = Right(granted)
             self._plan(right)
         elif right.granted is not granted:
+            right.failures = 0
             self._renew(right, granted)
         seat = Seat(right, reader, stream, still)
         right.seats[seat] = None
@@ -170,6 +171,9 @@ class Rights:
         assert right.granted.again is not None, "it can be asked"
         try:
             verdict = await right.granted.again()
+        except Exception as error:  # it must not be the last time that somebody is asked
+            log.error("guard %s: a recheck stopped on a defect", right.principal.guard, exc_info=error)
+            verdict = Down("a defect")
         finally:
             right.is_asked = False
         if self._rights.get(right.principal.key) is not right:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from ssegate.auth.guard import Down, Question, Refused, Verdict
+from ssegate.auth.guard import Down, Granted, Question, Refused, Verdict
 from ssegate.config.model import Config, Route
 from ssegate.core.document import encode
 from ssegate.core.event import Event, encode_event, encode_retry, with_place
@@ -77,6 +77,11 @@ class Streams:
         self._rates = Rates()
 
     @property
+    def table(self) -> Table:
+        """The configuration in force, made ready."""
+        return self._table()
+
+    @property
     def _config(self) -> Config:
         return self._table().config
 
@@ -105,8 +110,8 @@ class Streams:
         address = client_address(request.peer, request.headers, self._config.server.trusted_proxies)
         longest = MAX_VECTOR if isinstance(target, JoinedRoute) else MAX_CURSOR
         cursor = read_cursor(request.headers, fields, longest)
-        viewer = Viewer(request, address, cursor, media, wait, shared)
-        if request.method != "HEAD" and (reason := self._refusal(address)) is not None:
+        viewer = Viewer(request, address, cursor, media, wait, shared, self._table())
+        if (reason := self.refusal(viewer)) is not None or (reason := self._hurry(address)) is not None:
             return self.turn_away(reason, viewer)
         if isinstance(target, JoinedRoute):
             topics = tuple(dict.fromkeys(value for name, value in fields if name == "topic"))
@@ -147,10 +152,7 @@ class Streams:
         viewer: Viewer,
         proceed: Proceed,
     ) -> Reply:
-        judged = await verdict
-        if viewer.request.method != "HEAD" and (reason := self._refusal(viewer.address, is_new=False)) is not None:
-            return self.turn_away(reason, viewer)
-        reply = self._admitted(judged, names, viewer, proceed)
+        reply = self._admitted(await verdict, names, viewer, proceed)
         return await reply if isinstance(reply, Awaitable) else reply
 
     def _admitted(
@@ -164,16 +166,10 @@ class Streams:
             return self.turn_away("guard", viewer)
         if isinstance(verdict, Refused):
             return self.door.refuse(verdict, names, viewer.asked)
-        most = self._config.limits.clients_per_user
-        identity = verdict.principal.identity
-        if (
-            most is not None
-            and identity is not None
-            and self._by_user[identity] >= most
-            and viewer.request.method != "HEAD"
-        ):
-            return self.turn_away("clients_per_user", viewer)
-        return proceed(replace(viewer, granted=verdict))
+        viewer = replace(viewer, granted=verdict)
+        if (reason := self.refusal(viewer)) is not None:
+            return self.turn_away(reason, viewer)
+        return proceed(viewer)
 
     async def _admit_by_ticket(
         self,
@@ -308,7 +304,10 @@ class Streams:
             return target.key(target.values(params, principal)) == key
         if target.is_own:
             return target.owner(headers, principal) == owner
-        return target.key(target.target(params, asked, headers, principal)) == key
+        try:
+            return target.key(target.target(params, asked, headers, principal)) == key
+        except ValueError:  # who it is now makes no URL
+            return False
 
     # What it is shown
 
@@ -320,7 +319,7 @@ class Streams:
         if status is not None:
             return problem(status, f"the upstream answered {status}", viewer.shared)
         topic = self.topics.hub.get(watch.topic.key)  # it may have had to give way meanwhile
-        if (reason := self._refusal(viewer.address, is_new=False)) is not None:
+        if (reason := self.refusal(viewer)) is not None:
             return self.turn_away(reason, viewer)
         shown = self._show(topic, watch.route.route, viewer, still)
         return await shown if isinstance(shown, Awaitable) else shown
@@ -356,6 +355,8 @@ class Streams:
         """Let the viewer read the topic, in the shape that was asked for."""
         if topic is None:
             return self.turn_away("topics", viewer)
+        if (fault := self.fault(viewer.granted)) is not None:  # it may have been revoked while somebody was asked
+            return self.door.refuse(fault, route.auth or (), viewer.asked, viewer.principal)
         if viewer.media == JSON:
             answer = answer_whole(self.topics, topic, viewer.cursor, viewer.wait, viewer.shared)
             return answer if isinstance(answer, Answer) else self._hold(answer, viewer)
@@ -368,9 +369,13 @@ class Streams:
             held = await answer
         finally:
             self.leave(viewer.address, viewer.identity)
-        if viewer.granted is not None and (fault := self.door.has_ended(viewer.granted)):
-            return self.door.refuse(fault, (viewer.granted.principal.guard,), viewer.asked, viewer.granted.principal)
+        if viewer.granted is not None and (fault := self.fault(viewer.granted)) is not None:
+            return self.door.refuse(fault, (viewer.granted.principal.guard,), viewer.asked, viewer.principal)
         return held
+
+    def fault(self, granted: Granted | None) -> Refused | None:
+        """Why a right that was granted a while ago is good no more; None when it is."""
+        return None if granted is None else self.door.has_ended(granted)
 
     def _stream(self, topic: Topic, route: Route, viewer: Viewer, still: Still) -> Answer | Stream:
         shape = None if viewer.media == EVENT_STREAM else Shape(viewer.media)
@@ -415,8 +420,10 @@ class Streams:
             return problem(400, f"name 1 to {MAX_TOPICS} topics: ?topic=/path&topic=/path", viewer.shared)
         if viewer.request.method == "HEAD":
             return Answer(200, (*stream_headers(viewer.media), *viewer.shared))
-        opening = JoinedOpening(self, self._table(), target, viewer)
-        if (reason := await opening.find(names) or self._refusal(viewer.address, is_new=False)) is not None:
+        opening = JoinedOpening(self, target, viewer)
+        reason = await opening.find(names)
+        viewer = opening.viewer
+        if reason is not None or (reason := self.refusal(viewer)) is not None:
             return self.turn_away(reason, viewer)
         return opening.answer()
 
@@ -446,18 +453,27 @@ class Streams:
         if identity is not None:
             _uncount(self._by_user, identity)
 
-    def _refusal(self, address: str, *, is_new: bool = True) -> str | None:
-        """Why there is no stream for this viewer now; None when there is. `is_new`: whether it has not been counted yet."""
-        limits = self._config.limits
+    def refusal(self, viewer: Viewer) -> str | None:
+        """Why there is no stream for this viewer now; None when there is. Asked again whenever something was waited for."""
+        limits, identity = self._config.limits, viewer.identity
+        if viewer.request.method == "HEAD":
+            return None
         if self.is_draining:
             return "draining"
         if self.clients >= limits.clients:
             return "clients"
-        if limits.clients_per_ip is not None and self._by_ip[address] >= limits.clients_per_ip:
+        if limits.clients_per_ip is not None and self._by_ip[viewer.address] >= limits.clients_per_ip:
             return "clients_per_ip"
-        if is_new and not self.may_ask(address):
-            return "requests_per_second"
+        most = limits.clients_per_user
+        if most is not None and identity is not None and self._by_user[identity] >= most:
+            return "clients_per_user"
+        if viewer.granted is not None and viewer.table is not self._table():
+            return "reloaded"  # what it was let in by, and to, may be others now
         return None
+
+    def _hurry(self, address: str) -> str | None:
+        """Count a request; why it is one too many, if it is."""
+        return None if self.may_ask(address) else "requests_per_second"
 
     def may_ask(self, address: str) -> bool:
         """Whether this address does not ask for streams and tickets too often; it is counted."""

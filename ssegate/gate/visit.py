@@ -19,6 +19,7 @@ from ssegate.core.tickets import Ticket
 from ssegate.edge.exchange import Answer, Request, problem
 from ssegate.gate.door import TICKET_FIELD, Asked
 from ssegate.gate.rights import Seat, Still
+from ssegate.gate.routes import Table
 
 if TYPE_CHECKING:
     from ssegate.gate.streams import Streams
@@ -47,6 +48,8 @@ class Viewer:
     """Seconds for which it waits for news, where it wants them in one answer."""
     shared: tuple[Pair, ...]
     """Headers that go into whatever is answered."""
+    table: Table
+    """The configuration that was in force when it came."""
     granted: Granted | None = None
     """As whom it was let in, where a guard stands before the route."""
     ticket: Ticket[Granted] | None = None

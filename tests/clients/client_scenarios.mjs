@@ -404,6 +404,27 @@ scenario("a token is asked for before each attempt, and once more when it is ref
   assert.deepEqual(server.requests.map(({ headers }) => headers.authorization), ["Bearer t1", "Bearer t2", "Bearer t3", "Bearer t4"]);
 });
 
+scenario("a stream that ends because its token has expired goes on with a new one where it stopped", async () => {
+  const server = await serve(
+    open(event("", 1, "e-1") + event("expiring", { in: 60 }) + event("end", { reason: "expired" })),
+    open(event("", 2, "e-2") + event("end", { reason: "done" }, "e-3")),
+  );
+  let count = 0;
+  const { status, told } = follow(server.url, { token: () => `t${++count}` });
+  assert.deepEqual(await status("ended"), { reason: "done" });
+  assert.deepEqual(server.requests.map(({ headers }) => headers.authorization), ["Bearer t1", "Bearer t2"]);
+  assert.deepEqual(server.requests.map(({ headers }) => headers["last-event-id"]), [undefined, "e-1"]);
+  assert.deepEqual(told.filter(({ state }) => state).map(({ state }) => state), [1, 2]);
+});
+
+scenario("without a token that can be had anew an expired one ends the subscription, and so does one that was revoked", async () => {
+  for (const [reason, token] of [["expired", "t"], ["revoked", () => "t"]]) {
+    const server = await serve(open(event("", 1, "e-1") + event("end", { reason })));
+    assert.deepEqual(await follow(server.url, { token }).status("ended"), { reason });
+    assert.equal(server.requests.length, 1);
+  }
+});
+
 scenario("a token that cannot be had now is asked for again", async () => {
   const server = await serve(open(event("", 1)));
   let count = 0;
