@@ -5,9 +5,9 @@ WORKDIR /src
 RUN python -m venv /opt/ssegate
 COPY pyproject.toml README.md ./
 COPY ssegate ./ssegate
-# docker build --build-arg EXTRAS=http3 …
+# `jwt`, for guards that read tokens, is always there. More: docker build --build-arg EXTRAS=http3 …
 ARG EXTRAS=""
-RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check ".${EXTRAS:+[$EXTRAS]}"
+RUN /opt/ssegate/bin/pip install --no-cache-dir --disable-pip-version-check ".[jwt${EXTRAS:+,$EXTRAS}]"
 
 FROM python:3.11-slim
 # A number, so that Kubernetes can tell that it is not root.

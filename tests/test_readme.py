@@ -13,6 +13,7 @@ import yaml
 
 from ssegate.admin.metrics import Metrics
 from ssegate.cli import COMMANDS, main
+from ssegate.cli.advice import advise
 from ssegate.config import parse_config
 from ssegate.config.asking import METHODS
 from ssegate.config.model import Config
@@ -40,6 +41,12 @@ def commands() -> list[str]:
 def test_a_yaml_in_the_readme_is_a_complete_file_and_right(text: str) -> None:
     config = parse_config(text, source="README.md", environ={})
     assert config.routes
+
+
+@pytest.mark.parametrize("text", blocks("yaml"), ids=lambda text: re.search(r"path: (\S+)", text)[1])  # type: ignore[index]  # each has one
+def test_a_yaml_in_the_readme_says_who_may_read_what_comes_by_itself(text: str) -> None:
+    advice = advise(parse_config(text, source="README.md", environ={}))
+    assert [each.message for each in advice if each.code in ("open-route", "unused-guard", "short-secret")] == []
 
 
 def test_the_five_lines_are_five() -> None:
@@ -87,7 +94,7 @@ def written(value: object, path: str = "") -> Iterator[str]:
             yield from written(item, path)
     elif isinstance(value, dict):
         for key, item in value.items():
-            inner = path if path == "upstreams" else f"{path}.{key}".removeprefix(".")
+            inner = path if path in ("upstreams", "auth") else f"{path}.{key}".removeprefix(".")
             yield inner
             yield from written(item, inner + "." if inner == path else inner)
 
@@ -97,7 +104,16 @@ def test_every_key_is_shown_in_the_example(key: str) -> None:
     shown = {path.replace("..", ".") for path in written(yaml.safe_load(EXAMPLE))}
     name = key.rpartition(".")[2]
     # These exclude what stands beside them or want a file that is not there, so they are comments.
-    commented = ("upstreams.tls.ca", "upstreams.auth.bearer", "server.tls.cert", "server.tls.key")
+    commented = (
+        "upstreams.tls.ca",
+        "upstreams.auth.bearer",
+        "server.tls.cert",
+        "server.tls.key",
+        "auth.jwt.keys.url",
+        "auth.jwt.keys.file",
+        "auth.forward.headers",
+        "auth.forward.claims.headers",
+    )
     is_commented = key in commented and f"# {name}:" in EXAMPLE
     # Of the methods of a request one is shown; the others stand in its place.
     call = key.rpartition(".")[0]
@@ -137,12 +153,16 @@ def test_a_command_in_the_readme_exists(command: str, capsys: pytest.CaptureFixt
 
 
 def test_every_command_is_in_the_readme() -> None:
-    names = [module.__name__.rpartition(".")[2].rstrip("_") for module in COMMANDS]
+    names = [module.__name__.rpartition(".")[2].rstrip("_").replace("_", "-") for module in COMMANDS]
     missing = [name for name in names if f"`ssegate {name}`" not in README]
     assert missing == []
 
 
 # The rest
+
+
+def test_the_image_can_read_tokens() -> None:
+    assert '".[jwt${EXTRAS:+,$EXTRAS}]"' in (ROOT / "Dockerfile").read_text("utf-8")
 
 
 def test_every_metric_is_in_the_readme() -> None:
@@ -153,10 +173,16 @@ def test_every_metric_is_in_the_readme() -> None:
     assert {name for name in names if f"`{name}`" not in README} == set()
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
+def anchors() -> set[str]:
+    """How a page links to the headings of the manual."""
+    headings = re.findall(r"^##+ (.+)$", README, re.MULTILINE)
+    return {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_to_a_file_or_a_heading_leads_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert "docs/demo.png" in links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert {"docs/demo.png", "#who-may-subscribe"} <= set(links)
+    assert [link for link in links if link not in anchors() and not (ROOT / link).exists()] == []
 
 
 def test_the_version_has_its_entry_in_the_changelog() -> None:

@@ -272,7 +272,7 @@ def _claim_lines(
         yield f"{printable(name)} {moment(value, wall) if name in _TIMES else _value(value)}"
     others = [name for name in claims if name not in notable]
     if has_values:
-        yield from (printable(f"{name} {encode(claims[name])}") for name in others)
+        yield from (printable(f"{name} {_as_json(claims[name])}") for name in others)
     elif others:
         yield f"also {_names(others)}; --claims shows them"
 
@@ -288,7 +288,7 @@ def _tell_verdict(finding: _Finding, parts: _Parts, wall: float) -> None:
         case Refused():
             told = f"{_painted('no', 'red')} ({verdict.status}): {printable(verdict.reason)}"
         case Down():
-            told = f"{_painted('cannot say', 'yellow')}: {printable(verdict.reason)}"
+            told = f"{_painted('cannot say', 'yellow')} without its keys: {printable(verdict.reason)}"
     print(f"{_painted(printable(guard.name), 'bold')}: {told}")
     if finding.key is not None:
         print(_painted(f"  signed with {_named(finding.key, guard)}", "dim"))
@@ -330,8 +330,15 @@ def _value(value: object) -> str:
     """A value on one line, cut."""
     if isinstance(value, str):
         return said(value)
-    text = encode(value)
+    text = _as_json(value)
     return printable(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…")
+
+
+def _as_json(value: object) -> str:
+    try:
+        return encode(value)
+    except RecursionError:  # what can just be read is not always to be written
+        return "(nested too deeply)"
 
 
 def moment(value: object, wall: float) -> str:

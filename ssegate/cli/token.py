@@ -95,7 +95,7 @@ def _claims(settings: Jwt, arguments: argparse.Namespace, wall: float) -> dict[s
     claims: dict[str, Any] = {"iss": settings.issuer, "aud": settings.audience[0]}
     if arguments.sub is not None:
         claims["sub"] = arguments.sub
-    claims |= {"iat": math.floor(wall), "exp": math.ceil(wall + arguments.expires)}
+    claims |= {"iat": math.floor(wall), "exp": math.ceil(wall) + math.ceil(arguments.expires)}
     claims |= {name: _value(text) for name, text in arguments.claim}
     if arguments.sub is not None:
         _put(claims, settings.identity.names, arguments.sub)
@@ -143,7 +143,7 @@ def _tell(guard: SignedTokenGuard, token: str, wall: float) -> None:
     verdict = guard.examine(token, wall)
     if isinstance(verdict, Granted):
         principal = verdict.principal
-        until = moment(principal.claims.get("exp"), wall)
+        until = moment(principal.claims.get("exp"), math.ceil(wall))
         told = f"guard {guard.name}: identity {principal.identity}, until {until}"
         say(paint(printable(told), "dim", sys.stderr))
         return

@@ -102,10 +102,9 @@ def encode_event(event: Event) -> bytes:
     return encode_text("".join(lines))
 
 
-def with_place(data: bytes, id_: str) -> bytes:
-    """Whole blocks, with one behind them that dispatches nothing and moves the client's cursor, where none of them has an id."""
-    has_place = data.startswith(b"id: ") or b"\nid: " in data
-    return data if has_place else data + f"id: {id_}\n\n".encode()
+def place(id_: str) -> bytes:
+    """A block that dispatches nothing and moves the client's cursor."""
+    return f"id: {id_}\n\n".encode()
 
 
 def encode_text(text: str) -> bytes:

@@ -282,7 +282,8 @@ class Subscriber:
         """End this reader's stream, with these last bytes; the topic goes on for others. A second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self._farewell = farewell or None
+            self._farewell = self._aside + farewell or None
+            self._aside = b""
             self.wake()
 
 

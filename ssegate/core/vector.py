@@ -91,7 +91,6 @@ class Vector:
         digest = _digest_of_name(name)
         return next((_encode(head, offset) for head, offset in self._offsets.items() if head.startswith(digest)), b"")
 
-
     def is_between(self, begin: Vector | None, end: Vector) -> bool:
         """Whether a client that was led from the one to the other may stand here. `begin`: None is the beginning of all."""
         names = {key[:_NAME_SIZE] for key in end._offsets}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ssegate.admin.denials import Denial, Denials
 from ssegate.auth.guard import Granted, Guard, Question, Refused, Verdict
@@ -59,27 +59,10 @@ class Door:
         guards = [self.guards[name] for name in names]
         if len(guards) > 1:
             guards = [guard for guard in guards if guard.recognises(question.headers)]
-        return self._judge_by(guards, question, Refused(401, f"there is no credential for {' or '.join(names)}"))
+        return _Round(guards, question, names, self.checked).ask()
 
-    def _judge_by(self, guards: Sequence[Guard], question: Question, verdict: Verdict) -> Verdict | Awaitable[Verdict]:
-        """`verdict` is what holds if none of these guards decides."""
-        for number, guard in enumerate(guards, 1):
-            judged = guard.judge(question, time.time())
-            if isinstance(judged, Awaitable):
-                return self._judge_on(judged, guards[number:], question)
-            verdict = self._checked(judged)
-            if _decides(verdict):
-                break
-        return verdict
-
-    async def _judge_on(self, judged: Awaitable[Verdict], others: Sequence[Guard], question: Question) -> Verdict:
-        verdict = self._checked(await judged)
-        if _decides(verdict):
-            return verdict
-        following = self._judge_by(others, question, verdict)
-        return await following if isinstance(following, Awaitable) else following
-
-    def _checked(self, verdict: Verdict) -> Verdict:
+    def checked(self, verdict: Verdict) -> Verdict:
+        """What a guard said, unless that has been revoked here."""
         if isinstance(verdict, Granted) and self.revocations.covers(verdict.principal):
             return Refused(401, "the credential has been revoked", is_stranger=False)
         return verdict
@@ -115,7 +98,7 @@ class Door:
         expires = granted.principal.expires
         if expires is not None and time.time() >= expires:
             return Refused(401, "the credential has expired")
-        checked = self._checked(granted)
+        checked = self.checked(granted)
         return checked if isinstance(checked, Refused) else None
 
     # What a route itself says
@@ -203,5 +186,48 @@ class Door:
 _UNCACHED: Pair = (b"cache-control", b"no-store")
 
 
-def _decides(verdict: Verdict) -> bool:
-    return not (isinstance(verdict, Refused) and verdict.is_stranger)
+class _Round:
+    """One question, put to several guards in turn: who does not know the viewer leaves it to the next."""
+
+    __slots__ = ("_checked", "_guards", "_names", "_question", "_said")
+
+    def __init__(
+        self, guards: Sequence[Guard], question: Question, names: Sequence[str], checked: Callable[[Verdict], Verdict]
+    ) -> None:
+        """`names` are those of all that might have been asked."""
+        self._guards = iter(guards)
+        self._question = question
+        self._names = names
+        self._checked = checked
+        self._said: Refused | None = None  # by those who have left it to others
+
+    def ask(self) -> Verdict | Awaitable[Verdict]:
+        """Go on with the next guard."""
+        for guard in self._guards:
+            judged = guard.judge(self._question, time.time())
+            if isinstance(judged, Awaitable):
+                return self._ask_on(guard, judged)
+            if (verdict := self._hear(guard, judged)) is not None:
+                return verdict
+        return self._said or Refused(401, f"there is no credential for {' or '.join(self._names)}")
+
+    async def _ask_on(self, guard: Guard, judged: Awaitable[Verdict]) -> Verdict:
+        verdict = self._hear(guard, await judged)
+        if verdict is not None:
+            return verdict
+        following = self.ask()
+        return await following if isinstance(following, Awaitable) else following
+
+    def _hear(self, guard: Guard, judged: Verdict) -> Verdict | None:
+        """What it decides; None when it leaves it to others. What a backend says of that is what the viewer is told."""
+        verdict = self._checked(judged)
+        if not (isinstance(verdict, Refused) and verdict.is_stranger):
+            return verdict
+        reason = f"{guard.name}: {verdict.reason}" if len(self._names) > 1 else verdict.reason
+        before = self._said
+        if before is None:
+            self._said = replace(verdict, reason=reason)
+        else:
+            told = before if before.body is not None else verdict
+            self._said = replace(told, reason=f"{before.reason}; {reason}")
+        return None

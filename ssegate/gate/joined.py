@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ssegate.auth.guard import Down, Granted, Refused, Verdict
 from ssegate.core.document import encode
-from ssegate.core.event import with_place
+from ssegate.core.event import place
 from ssegate.core.hub import EARLIEST, Subscriber, Topic
 from ssegate.core.joined import Join
 from ssegate.core.journal import Position
@@ -157,17 +157,17 @@ class JoinedOpening:
         shape = None if viewer.media == EVENT_STREAM else Shape(viewer.media)
         join, is_resumed = self._join()
         join.subscriber.shape = shape
-        if join.is_finished:
+        if not join.members:  # of what it may read it has had every end
             join.leave()
             return Answer(204, viewer.shared)
         self._streams.joined[join] = self._target.route
         visit = Visit(self._streams, viewer, partial(self._streams.part, join))
         self._sit(visit, join)
+        begin = join.vector
         state = join.opening()
         if viewer.ticket is not None and shape is None:
-            begin = join.vector
             visit.has_sent = lambda: _sent_by(join, begin)
-            state = with_place(state, begin or BLANK)
+            state = place(begin or BLANK) + state  # before it, as an opening may go on in what is read
         return self._streams.begin(self._target.route, viewer, visit, join.subscriber, state, is_resumed=is_resumed)
 
     def _refuse(self, statuses: set[int]) -> Answer:

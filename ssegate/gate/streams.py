@@ -12,7 +12,7 @@ from functools import partial
 from ssegate.auth.guard import Down, Granted, Question, Refused, Verdict
 from ssegate.config.model import Config, Route
 from ssegate.core.document import encode
-from ssegate.core.event import Event, encode_event, encode_retry, with_place
+from ssegate.core.event import Event, encode_event, encode_retry, place
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Subscriber, Topic
 from ssegate.core.joined import Join
@@ -389,7 +389,7 @@ class Streams:
         if viewer.ticket is not None and shape is None:
             begin = subscriber.position
             visit.has_sent = lambda: Span(begin, subscriber.position).covers if begin.epoch else _of_blank(subscriber)
-            state = with_place(state, str(begin) if begin.epoch else BLANK)
+            state = place(str(begin) if begin.epoch else BLANK) + state if b"\nid: " not in state else state
         return self.begin(route, viewer, visit, subscriber, state, is_resumed=opening.is_resumed)
 
     def begin(

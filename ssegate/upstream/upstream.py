@@ -67,6 +67,7 @@ class Upstream:
 
     def personal(self, principal: Principal) -> list[Pair]:
         """What the upstream is told of a viewer; a field is left out where nothing is known of what it would tell."""
+
         def value(name: str) -> str | None:
             return principal.value(name) if is_of_viewer(name) else environ.get(name.removeprefix("env."))
 
