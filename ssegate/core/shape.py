@@ -78,7 +78,7 @@ def choose(accept: str | None, offered: Sequence[str] = OFFERED) -> str | None:
     Without `Accept`, the first that is offered. Else the one with the highest weight; "of equals the first named", and those
     that are only included by `*/*` after those that are named.
     """
-    if accept is None or not accept.strip():
+    if accept == offered[0] or accept is None or not accept.strip():  # an `EventSource` says just that
         return offered[0]
     ranges = parse_accept(accept)
     names = list(ranges)
