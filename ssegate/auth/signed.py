@@ -61,6 +61,7 @@ class SignedTokenGuard:
         self.settings = settings
         self._places = settings.from_
         self._ends = settings.at_expiry == "end"
+        self._owns_keyring = True
         self._known: OrderedDict[bytes, tuple[Granted, float, int]] = OrderedDict()
         """What was found of a token, until when that holds, and under which keys."""
 
@@ -199,7 +200,13 @@ class SignedTokenGuard:
 
     async def aclose(self) -> None:
         """See `Guard`."""
-        await self.keyring.aclose()
+        if self._owns_keyring:
+            await self.keyring.aclose()
+
+    def pass_keyring(self) -> Keyring:
+        """Give the keys to the guard that takes this one's place, which closes them. This one may still be judging by them."""
+        self._owns_keyring = False
+        return self.keyring
 
 
 def _just_before(principal: Principal) -> float:
@@ -250,7 +257,7 @@ def make_signed(name: str, settings: Jwt, before: object = None, *, is_same: boo
     """See `make_guard`. Keys that are fetched stay, if they come from where they came; a file is read anew, for it may have changed."""
     old = before if isinstance(before, SignedTokenGuard) else None
     if old is not None and old.settings.keys == settings.keys and settings.keys.file is None:
-        return old if is_same else SignedTokenGuard(name, settings, old.keyring)
+        return old if is_same else SignedTokenGuard(name, settings, old.pass_keyring())
     keyring = make_keyring(name, settings.keys)
     if old is not None and is_same and old.keyring.keys == keyring.keys:
         return old

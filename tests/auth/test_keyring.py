@@ -57,7 +57,11 @@ async def test_keys_are_fetched_before_anybody_asks() -> None:
         await until_idle(ring, NOW)
         assert (ids(ring), ring.generation, ring.outcomes, ring.trouble) == (["old"], 1, {"200": 1}, "")
         (asked,) = issuer.requests
-        assert (asked.method, asked.target, asked.get("accept")) == ("GET", "/.well-known/jwks.json", "application/json")
+        assert (asked.method, asked.target, asked.get("accept")) == (
+            "GET",
+            "/.well-known/jwks.json",
+            "application/json",
+        )
 
 
 @pytest.mark.parametrize(

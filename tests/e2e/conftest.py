@@ -14,18 +14,27 @@ EDGES = (
 )
 
 
-NOT_ABOUT_TLS = ("test_own_streams", "test_cursor", "test_slow", "test_statuses", "test_webhook")
+NOT_ABOUT_TLS = ("test_own_streams", "test_cursor", "test_slow", "test_statuses", "test_webhook", "test_joined_edges")
 """Modules whose matter is not how bytes are carried: over TLS they run with the long ones, HTTP/2 they meet without it."""
 
 NOT_ABOUT_HTTP = (
     "test_convergence", "test_lifecycle", "test_polling", "test_shared_streams", "test_bad_streams", "test_tasks", "test_feeds",
-    "test_shapes", "test_deliveries",
+    "test_shapes", "test_deliveries", "test_jwt", "test_tickets", "test_joined", "test_guards", "test_rights",
 )  # fmt: skip
 """Modules whose matter is the gate behind the edges: HTTP/2 they meet with the long ones."""
 
 
-NOT_ABOUT_EDGES = ("test_convergence", "test_lifecycle", "test_polling")
-"""Modules that take a minute on each edge, and meet all but the first with the long ones."""
+NOT_ABOUT_EDGES = (
+    "test_convergence",
+    "test_lifecycle",
+    "test_polling",
+    "test_jwt",
+    "test_tickets",
+    "test_joined",
+    "test_guards",
+    "test_rights",
+)
+"""Modules that take a minute on each edge, or whose matter is none of theirs, and meet all but the first with the long ones."""
 
 
 def is_elsewhere(item: pytest.Item) -> bool:

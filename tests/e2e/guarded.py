@@ -72,6 +72,12 @@ async def revoke(gate: RunningGate, identity: str) -> int:
     return streams
 
 
+async def status(gate: RunningGate, target: str, *headers: Pair, cursor: str | None = None) -> int:
+    """How a request for a stream is answered, whether it opens one or not."""
+    async with gate.watch(target, *headers, cursor=cursor) as viewer:
+        return viewer.status
+
+
 async def denials(gate: RunningGate) -> list[dict[str, Any]]:
     """What operators see of those who were not let in, the newest first."""
     found: list[dict[str, Any]] = said((await gate.admin.ask("GET", "/denials")).body)

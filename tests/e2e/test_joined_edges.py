@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
+from contextlib import AsyncExitStack
 
 from tests.e2e.gate import Edge, story
-from tests.e2e.test_joined import Listener, end_of, events, happened, joining, live, post, refused
+from tests.e2e.joining import Listener, end_of, events, happened, joining, live, post, refused
 
 
 @story
@@ -43,11 +45,13 @@ async def test_a_joined_stream_whose_topics_all_end_comes_to_its_own_end_in_orde
 
 @story
 async def test_a_joined_stream_that_is_sent_away_is_told_when_to_come_back(edge: Edge) -> None:
-    async with joining(edge, server="drain: {timeout: 100ms}") as (gate, _, _):
-        async with gate.watch(live("/rooms/1/events", "/rooms/2/events")) as viewer:
-            await viewer.opening()
-            await gate.service.gate.drain()
-            assert (await end_of(viewer)).startswith(b"retry: ")
+    async with (
+        joining(edge, server="drain: {timeout: 100ms}") as (gate, _, _),
+        gate.watch(live("/rooms/1/events", "/rooms/2/events")) as viewer,
+    ):
+        await viewer.opening()
+        await gate.service.gate.drain()
+        assert (await end_of(viewer)).startswith(b"retry: ")
 
 
 @story
@@ -81,3 +85,27 @@ async def test_large_documents_of_two_topics_are_not_mixed_up(edge: Edge) -> Non
                     assert set(event.data.partition('"large":"')[2].rstrip('"}')) == {event.type[8]}
                 for id_ in "12":
                     api.put(f"/orders/{id_}", {"n": n, "large": id_ * 300_000})
+
+
+@story
+async def test_clients_that_read_nothing_of_their_topics_have_no_queues(edge: Edge) -> None:
+    clients, target = 30, live("/orders/1/events", "/orders/2/events")
+    async with joining(edge) as (gate, api, _), AsyncExitStack() as stack:
+        for id_ in "12":
+            api.put(f"/orders/{id_}", {"n": 0, "large": "x" * 200_000})
+        quick = await stack.enter_async_context(gate.watch(target))
+        await events(quick, 2)
+        tracemalloc.start()
+        try:
+            for _ in range(clients):
+                await stack.enter_async_context(gate.watch(target, buffer=4096))
+            for n in range(1, 9):
+                for id_ in "12":
+                    api.put(f"/orders/{id_}", {"n": n, "large": str(n) * 200_000})
+                await events(quick, 2)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # A queue for each of them would be 96 MB. What is held here is the history, what the quick one has read, and what lies in
+        # the buffers of both ends, which are all in this process.
+        assert held < 32_000_000, held
