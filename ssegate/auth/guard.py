@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 from ssegate.core.headers import Headers, Pair
@@ -39,6 +40,8 @@ class Granted:
     principal: Principal
     again: Callable[[], Awaitable[Verdict]] | None = None
     """Asks once more, past what is remembered, whether that is still so; None where only time, or the configuration, changes it."""
+    number: int = field(default_factory=count().__next__, compare=False)
+    """Of two the larger is the later."""
 
 
 @dataclass(frozen=True, slots=True)

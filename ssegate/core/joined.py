@@ -207,8 +207,7 @@ class Join:
 
     def _settle(self, number: int, reader: Subscriber) -> None:
         """All up to this reader's place has been told. The epoch is the reader's own: its topic may have begun anew."""
-        if reader._epoch:
-            self._places.move(number, reader._epoch.encode(), reader.offset)
+        self._places.move(number, reader._epoch.encode(), reader.offset if reader._epoch else 0)
 
     @property
     def vector(self) -> str:

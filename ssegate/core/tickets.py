@@ -10,6 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Generic, TypeVar
 
 from ssegate.core.journal import Position
@@ -32,9 +33,13 @@ MOST = 100_000
 class Ticket(Generic[R]):
     """One ticket that was sold."""
 
-    __slots__ = ("_has_sent", "_until", "is_open", "path", "right")
+    __slots__ = ("_has_sent", "_until", "is_open", "key", "number", "path", "right")
 
-    def __init__(self, path: str, right: R, until: float) -> None:
+    def __init__(self, path: str, right: R, key: bytes, number: int, until: float) -> None:
+        self.key = key
+        """Of the right."""
+        self.number = number
+        """Grows from ticket to ticket."""
         self.path = path
         """The path whose stream it opens."""
         self.right = right
@@ -81,14 +86,24 @@ class TicketOffice(Generic[R]):
 
     def __init__(self) -> None:
         self._tickets: OrderedDict[bytes, Ticket[R]] = OrderedDict()
+        self._numbers = count(1)
+        self._void: OrderedDict[bytes, int] = OrderedDict()
+        """By the key of a right that has ended: up to which number its tickets are good no more."""
 
     def __len__(self) -> int:
         return len(self._tickets)
 
-    def sell(self, text: str, path: str, right: R, now: float) -> None:
-        """Sell a ticket; `text` is random, and told to the buyer alone. `now`: monotonic, seconds."""
+    def sell(self, text: str, path: str, right: R, key: bytes, now: float) -> None:
+        """Sell a ticket; `text` is random, and told to the buyer alone. `key`: of the right. `now`: monotonic, seconds."""
         self._sweep(now)
-        self._tickets[_digest(text)] = Ticket(path, right, now + LIFE)
+        self._tickets[_digest(text)] = Ticket(path, right, key, next(self._numbers), now + LIFE)
+
+    def void(self, key: bytes) -> None:
+        """A right has ended: no ticket that was sold for it is good any more."""
+        self._void[key] = next(self._numbers)
+        self._void.move_to_end(key)
+        if len(self._void) > MOST:
+            self._void.popitem(last=False)
 
     def _sweep(self, now: float) -> None:
         """Let go of some that are over; there are never many more than are good."""
@@ -106,6 +121,8 @@ class TicketOffice(Generic[R]):
         ticket = self._tickets.get(_digest(text))
         if ticket is None:
             return "the ticket is not known, or has run out"
+        if ticket.number < self._void.get(ticket.key, 0):
+            return "the right that the ticket was bought for has ended"
         if fault := ticket.fault(path, cursor, now):
             return fault
         ticket.is_open = True

@@ -15,6 +15,9 @@ MAX_VECTOR = 4096
 MAX_TOPICS = 100
 """How many topics one stream may join."""
 
+BEGINNING = "-0"
+"""What stands for a place before the first event of a topic that had had none."""
+
 UNKNOWN = "?"
 """What stands for a cursor that is none of ours: the hub answers it with `reset`, `unknown-cursor`."""
 
@@ -33,25 +36,25 @@ three, and so a piece of base64 by itself: when a client has moved in one topic,
 class Places:
     """A client's places, which change one at a time, and the vector that says them all.
 
-    A topic that has no epoch yet is not in the vector.
+    A topic that has had no event yet stands in it with an empty epoch: a client that comes back wants all that came since.
     """
 
     __slots__ = ("_entries", "_epochs", "_heads")
 
     def __init__(self) -> None:
         self._entries = [_VERSION.encode()]  # as they stand in the vector; that of topic 0 is behind the version
-        self._epochs: list[bytes] = []
+        self._epochs: list[bytes | None] = []
         self._heads: list[bytes] = []  # of the entries: the digests, which an event does not change
 
     def add(self, name: str, entry: bytes = b"") -> int:
         """One more topic; returns its number here. `entry`: its place in a vector that came back (see `Vector.entry`)."""
         self._entries.append(entry)
-        self._epochs.append(b"")
+        self._epochs.append(None)
         self._heads.append(_digest_of_name(name))
         return len(self._heads) - 1
 
     def move(self, number: int, epoch: bytes, offset: int) -> None:
-        """The client stands behind this event of this topic."""
+        """The client stands behind this event of this topic; the epoch is empty before the first."""
         if epoch != self._epochs[number]:
             self._epochs[number] = epoch
             self._heads[number] = self._heads[number][:_NAME_SIZE] + _digest_of_epoch(epoch)
@@ -78,10 +81,12 @@ class Vector:
     def cursor(self, name: str, epoch: str) -> str | None:
         """The client's cursor in a topic, which has this epoch now, as `Hub.subscribe` takes it; None when it is new there.
 
-        `UNKNOWN` when the place is one of another epoch.
+        `UNKNOWN` when the place is one of another epoch; `BEGINNING`, which no hub knows, when it is before the first event.
         """
         digest = _digest_of_name(name)
         offset = self._offsets.get(digest + _digest_of_epoch(epoch.encode()))
+        if digest + _NO_EPOCH in self._offsets:
+            return BEGINNING
         if offset is not None:
             return str(Position(epoch, offset))
         return UNKNOWN if self.entry(name) else None
@@ -112,8 +117,7 @@ def encode_vector(places: Iterable[tuple[str, Position]]) -> str:
     """
     vector = Places()
     for name, position in places:
-        if position.epoch:
-            vector.move(vector.add(name), position.epoch.encode(), position.offset)
+        vector.move(vector.add(name), position.epoch.encode(), position.offset)
     return str(vector)
 
 
@@ -139,6 +143,9 @@ def _digest_of_name(name: str) -> bytes:
 
 def _digest_of_epoch(epoch: bytes) -> bytes:
     return sha256(epoch).digest()[: _HEAD_SIZE - _NAME_SIZE]
+
+
+_NO_EPOCH = _digest_of_epoch(b"")
 
 
 def _encode(head: bytes, offset: int) -> bytes:

@@ -42,6 +42,15 @@ class Asked:
     """Headers that go into whatever is answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sold:
+    """What a ticket stands for."""
+
+    granted: Granted
+    guard: Guard | None
+    """Who sold it: the configuration may have another of this name when it is used."""
+
+
 class Door:
     """Lets viewers in, or not."""
 
@@ -49,7 +58,7 @@ class Door:
         self.guards = guards
         """By name; replaced with the configuration."""
         self.revocations = Revocations()
-        self.tickets: TicketOffice[Granted] = TicketOffice()
+        self.tickets: TicketOffice[Sold] = TicketOffice()
         self.denials = Denials()
 
     # Guards
@@ -72,12 +81,14 @@ class Door:
     def sell(self, path: str, granted: Granted) -> str:
         """A ticket for the stream at this path."""
         text = TICKET_MARK + secrets.token_urlsafe(24)
-        self.tickets.sell(text, path, granted, time.monotonic())
+        principal = granted.principal
+        guard = self.guards.get(principal.guard)
+        self.tickets.sell(text, path, Sold(granted, guard), principal.key, time.monotonic())
         return text
 
     def take(
         self, text: str, path: str, cursor: str | None, names: Sequence[str]
-    ) -> tuple[Ticket[Granted] | None, Verdict]:
+    ) -> tuple[Ticket[Sold] | None, Verdict]:
         """Let somebody in by a ticket that one of these guards has sold; it is open until it is put back or left."""
         ticket = self.tickets.take(text, path, cursor, time.monotonic())
         if isinstance(ticket, str):
@@ -88,10 +99,14 @@ class Door:
             return None, verdict
         return ticket, verdict
 
-    def _of_ticket(self, granted: Granted, names: Sequence[str]) -> Verdict:
-        if granted.principal.guard not in names or granted.principal.guard not in self.guards:
+    def _of_ticket(self, sold: Sold, names: Sequence[str]) -> Verdict:
+        principal = sold.granted.principal
+        guard = self.guards.get(principal.guard)
+        if principal.guard not in names or guard is None:
             return Refused(401, "the ticket was sold by a guard that the route does not have")
-        return self.has_ended(granted) or granted
+        if guard is not sold.guard and not guard.still_knows(principal, time.time()):
+            return Refused(401, "the ticket was sold before the guard was changed, which does not know its buyer now")
+        return self.has_ended(sold.granted) or sold.granted
 
     def has_ended(self, granted: Granted) -> Refused | None:
         """Why a right that was granted a while ago is good no more; None when it is, as far as is known."""

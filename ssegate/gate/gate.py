@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import string
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
@@ -25,7 +26,7 @@ from ssegate.edge.exchange import Answer, Relay, Reply, Request, problem
 from ssegate.errors import ConfigError, Problem
 from ssegate.gate.client import client_answers
 from ssegate.gate.deliveries import Deliveries
-from ssegate.gate.door import TICKET_FIELD, TICKET_MARK, Asked, Door
+from ssegate.gate.door import TICKET_MARK, Asked, Door
 from ssegate.gate.hooks import Hook
 from ssegate.gate.routes import JoinedRoute, ProxyRoute, Table
 from ssegate.gate.streams import Streams
@@ -53,7 +54,8 @@ DRAIN_PART = 0.75
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 _UNACCEPTABLE = f"this is an event stream; let Accept name one of {', '.join(OFFERED)}"
-_STRAY_TICKET = f"{TICKET_FIELD}={TICKET_MARK}".encode()
+_MAY_STRAY = re.compile(rb"\?.*(?:" + TICKET_MARK.encode() + rb"|%)")
+"""A target in whose query there may be a ticket, as it is or encoded."""
 
 
 class Gate:
@@ -268,8 +270,8 @@ class Gate:
     def _relay(
         self, target: ProxyRoute, params: Mapping[str, str], request: Request, path: bytes
     ) -> Relay | Answer | Awaitable[Relay | Answer]:
-        if _STRAY_TICKET in request.target:  # it is nobody else's business
-            request = replace(request, target=without_ticket(request.target, _STRAY_TICKET))
+        if _MAY_STRAY.search(request.target) is not None:  # a ticket is nobody else's business
+            request = replace(request, target=without_ticket(request.target, TICKET_MARK))
         names = target.route.auth
         if not names:
             return self._pass_on(target, params, request, path, None)

@@ -18,16 +18,20 @@ from ssegate.core.principal import Principal
 from ssegate.core.routing import accepted_query, parse_query
 from ssegate.core.shape import EVENT_STREAM, Shape
 from ssegate.core.tickets import BLANK
-from ssegate.core.vector import decode_vector
+from ssegate.core.vector import BEGINNING, UNKNOWN, decode_vector
 from ssegate.edge.exchange import Answer, Stream, problem
 from ssegate.gate.rights import Still
 from ssegate.gate.routes import JoinedRoute, WebhookRoute
 from ssegate.gate.topics import Watch
-from ssegate.gate.visit import Viewer, Visit
+from ssegate.gate.visit import Viewer, Visit, no_room, stream_headers
 from ssegate.gate.watched import WatchedRoute
 
 if TYPE_CHECKING:
     from ssegate.gate.streams import Streams
+
+
+_OPENABLE = 200
+"""Of a topic that is not opened, but might be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,20 @@ class JoinedOpening:
         self._verdicts: dict[tuple[str, ...], Verdict] = {}
         self._found: dict[str, Found | int] = {}
         """By the topic's name: the topic, or the status that a request for it alone would get."""
+        self._is_head = False
         self._refused: Refused | None = None
         self._readers: list[tuple[Subscriber, Found]] = []
+
+    async def head(self, names: Sequence[str]) -> Answer:
+        """What a request would get that asks for the head alone: no topic is opened for it."""
+        self._is_head = True
+        try:
+            statuses = {await self._find(name) for name in names}
+        except TurnedAwayError:
+            return no_room(self.viewer.shared)
+        if _OPENABLE in statuses:
+            return Answer(200, (*stream_headers(self.viewer.media), *self.viewer.shared))
+        return self._refuse({status for status in statuses if isinstance(status, int)})
 
     async def find(self, names: Sequence[str]) -> str | None:
         """Find the topics, in their order. Returns why the viewer is to come back later, if it is."""
@@ -127,6 +143,8 @@ class JoinedOpening:
         principal = None if granted is None else granted.principal
         if reason := streams.stays_out(target, params, asked, headers, principal):
             return self._note(Refused(403, reason), target.route.auth or (), path, principal)
+        if self._is_head:
+            return _OPENABLE
         if self.viewer.table is not streams.table:
             raise TurnedAwayError("reloaded")  # the guard was waited for, and its route may be another now
         found = streams.find(target, params, asked, headers, principal)
@@ -166,7 +184,7 @@ class JoinedOpening:
         begin = join.vector
         state = join.opening()
         if viewer.ticket is not None and shape is None:
-            visit.has_sent = lambda: _sent_by(join, begin)
+            visit.has_sent = lambda: _sent_by(join, begin, viewer.proven)
             state = place(begin or BLANK) + state  # before it, as an opening may go on in what is read
         return self._streams.begin(self._target.route, viewer, visit, join.subscriber, state, is_resumed=is_resumed)
 
@@ -195,8 +213,11 @@ class JoinedOpening:
             if viewer.cursor is None or viewer.cursor == EARLIEST:
                 cursor = viewer.cursor
             else:
-                cursor = "?" if vector is None else vector.cursor(name, found.topic.journal.epoch)
-            opening = streams.topics.subscribe(found.topic, cursor, None, found.since)
+                cursor = UNKNOWN if vector is None else vector.cursor(name, found.topic.journal.epoch)
+            since = found.since
+            if cursor == BEGINNING:  # it had had no event: the client gets all that came since
+                cursor, since = None, Position("", 0)
+            opening = streams.topics.subscribe(found.topic, cursor, None, since)
             join.add(name, opening)
             is_resumed = is_resumed and (opening.is_resumed or opening.is_finished)
             if not opening.is_finished:
@@ -209,13 +230,13 @@ class JoinedOpening:
                 visit.sit(found.granted, reader, join.subscriber, found.still)
 
 
-def _sent_by(join: Join, begin: str) -> Callable[[str], bool]:
+def _sent_by(join: Join, begin: str, proven: str | None) -> Callable[[str], bool]:
     """By what a ticket is good again; the join itself is not kept for that."""
     begun, ended = decode_vector(begin), decode_vector(join.vector)
 
     def has_sent(cursor: str) -> bool:
-        if cursor == BLANK:
-            return begun is None
+        if cursor == proven or (cursor == BLANK and begun is None):
+            return True
         place = decode_vector(cursor)
         return place is not None and ended is not None and place.is_between(begun, ended)
 

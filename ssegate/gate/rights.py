@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count
 
@@ -83,10 +83,17 @@ class Right:
 class Rights:
     """All rights that something is open under."""
 
-    def __init__(self, guard_of: Callable[[str], Guard | None], comeback: Callable[[], bytes]) -> None:
-        """`guard_of`: the guard of a name, as the configuration is now. `comeback` makes what a stream is told that ends for now."""
+    def __init__(
+        self,
+        guard_of: Callable[[str], Guard | None],
+        comeback: Callable[[], bytes],
+        end: Callable[[bytes], None] = lambda key: None,
+    ) -> None:
+        """`guard_of`: the guard of a name, as the configuration is now. `comeback` makes what a stream is told that ends for now.
+        `end` is told of each right that has ended, by its key."""
         self._guard_of = guard_of
         self._comeback = comeback
+        self._tell_end = end
         self._rights: dict[bytes, Right] = {}
         self._agenda = _Agenda(self._attend)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,11 +115,13 @@ class Rights:
         if right is None:
             right = self._rights[key] = Right(granted)
             self._plan(right)
-        elif right.granted is not granted:
+        elif right.granted.number < granted.number:
             right.failures = 0
             self._renew(right, granted)
         seat = Seat(right, reader, stream, still)
         right.seats[seat] = None
+        if right.granted is not granted and not seat.fits(right.principal):
+            self._part_with(right, [seat])  # by a ticket: more is known of its buyer since
         if right.is_warned and right.principal.expires is not None:
             reader.say(_expiring(right.principal.expires))
         return seat
@@ -203,14 +212,20 @@ class Rights:
         after = granted.principal
         if (before.identity, before.claims) == (after.identity, after.claims):
             return
-        gone = [seat for seat in right.seats if not seat.fits(after)]
-        _each(gone, lambda seat: seat.reader.close(_end("revoked")))
-        self.ended["revoked"] += len(gone)
+        self._part_with(right, [seat for seat in right.seats if not seat.fits(after)])
+
+    def _part_with(self, right: Right, gone: Sequence[Seat]) -> None:
+        """The right stands, but not for these streams."""
+        if gone:
+            self._tell_end(right.principal.key)
+            self.ended["revoked"] += len(gone)
+            _each(gone, lambda seat: seat.reader.close(_end("revoked")))
 
     # Ends
 
     def _end(self, right: Right, reason: str) -> None:
         self.ended[reason] += len(right.seats)
+        self._tell_end(right.principal.key)
         _each(right.seats, lambda seat: seat.reader.close(_end(reason)))
 
     def _send_away(self, right: Right) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from ssegate.config.model import Config, Route
 from ssegate.core.document import encode
 from ssegate.core.event import Event, encode_event, encode_retry, place
 from ssegate.core.headers import Headers
-from ssegate.core.hub import Subscriber, Topic
+from ssegate.core.hub import EARLIEST, Subscriber, Topic
 from ssegate.core.joined import Join
 from ssegate.core.journal import Position
 from ssegate.core.principal import Principal
@@ -53,6 +54,7 @@ Proceed = Callable[[Viewer], Reply | Awaitable[Reply]]
 _UNACCEPTABLE = "this is an event stream; let Accept name one of {}"
 _NO_SUCH_STREAM = "there is no stream with this name, or it is not yours"
 _NOTHING = Headers()
+_FORGING = re.compile(r"[\r\n\0]")
 _STREAMING = tuple(media for media in OFFERED if media != JSON)
 
 
@@ -63,7 +65,7 @@ class Streams:
         self.topics = topics
         self.door = door
         self.own = OwnStreams(topics)
-        self.rights = Rights(lambda name: door.guards.get(name), comeback)
+        self.rights = Rights(lambda name: door.guards.get(name), comeback, door.tickets.void)
         self.is_draining = False
         self.clients = 0
         """How many are open."""
@@ -182,7 +184,7 @@ class Streams:
         if ticket is None:
             reply = self._admitted(verdict, sellers, viewer, proceed)
             return await reply if isinstance(reply, Awaitable) else reply
-        viewer = replace(viewer, ticket=ticket)
+        viewer = replace(viewer, ticket=ticket, proven=viewer.cursor if ticket.is_used else None)
         if viewer.cursor == BLANK:  # its topic had no event then: it gets all that came since
             viewer = replace(viewer, cursor=None, since=Position("", 0))
         is_used = False
@@ -387,8 +389,10 @@ class Streams:
         if viewer.granted is not None:
             visit.sit(viewer.granted, subscriber, subscriber, still)
         if viewer.ticket is not None and shape is None:
-            begin = subscriber.position
-            visit.has_sent = lambda: Span(begin, subscriber.position).covers if begin.epoch else _of_blank(subscriber)
+            begin, proven = subscriber.position, viewer.proven
+            if viewer.cursor == EARLIEST and begin.epoch:
+                begin = Position(begin.epoch, topic.journal.first - 1)  # the opening has told what the reader is behind
+            visit.has_sent = lambda: _sent_by(subscriber, begin, proven)
             state = place(str(begin) if begin.epoch else BLANK) + state if b"\nid: " not in state else state
         return self.begin(route, viewer, visit, subscriber, state, is_resumed=opening.is_resumed)
 
@@ -416,11 +420,11 @@ class Streams:
         principal = viewer.principal
         if fault := self.door.allows(target.route, principal, {}, {}, viewer.request.headers):
             return self.door.refuse(Refused(403, fault), guards_of(target), viewer.asked, principal)
-        if not 0 < len(names) <= MAX_TOPICS:
+        if not 0 < len(names) <= MAX_TOPICS or any(not name or _FORGING.search(name) for name in names):
             return problem(400, f"name 1 to {MAX_TOPICS} topics: ?topic=/path&topic=/path", viewer.shared)
-        if viewer.request.method == "HEAD":
-            return Answer(200, (*stream_headers(viewer.media), *viewer.shared))
         opening = JoinedOpening(self, target, viewer)
+        if viewer.request.method == "HEAD":
+            return await opening.head(names)
         reason = await opening.find(names)
         viewer = opening.viewer
         if reason is not None or (reason := self.refusal(viewer)) is not None:
@@ -506,11 +510,13 @@ def _offered(target: AnyEventRoute, route: Route) -> Sequence[str]:
     return _STREAMING if isinstance(target, JoinedRoute) else OFFERED
 
 
-def _of_blank(subscriber: Subscriber) -> Callable[[str], bool]:
-    """What a reader has been sent that began before its topic had an event."""
-    end = subscriber.position
-    known = Span(Position(end.epoch, 0), end)
-    return lambda cursor: cursor == BLANK or (bool(end.epoch) and known.covers(cursor))
+def _sent_by(reader: Subscriber, begin: Position, proven: str | None) -> Callable[[str], bool]:
+    """By what a ticket is good again: what its reader has been sent, and what it came with, if that was found good before."""
+    end = reader.position
+    span = Span(begin if begin.epoch else Position(end.epoch, 0), end)
+    return lambda cursor: (
+        cursor == proven or (cursor == BLANK and not begin.epoch) or (bool(end.epoch) and span.covers(cursor))
+    )
 
 
 def _uncount(counter: Counter[str], name: str) -> None:

@@ -62,7 +62,8 @@ class TicketDesk:
         judged: Verdict = await verdict if isinstance(verdict, Awaitable) else verdict
         if isinstance(judged, Down):
             return no_room(shared)
-        if not isinstance(judged, Refused) and not self._streams.door.guards[judged.principal.guard].sells_tickets:
+        seller = None if isinstance(judged, Refused) else self._streams.door.guards.get(judged.principal.guard)
+        if not isinstance(judged, Refused) and (seller is None or not seller.sells_tickets):
             judged = Refused(403, "the guard sells no tickets: `ticket` is not in its `from`")
         if isinstance(judged, Refused):
             return self._streams.door.refuse(judged, names, asked)

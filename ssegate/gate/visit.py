@@ -14,10 +14,11 @@ from ssegate.core.headers import Headers, Pair
 from ssegate.core.hub import Subscriber
 from ssegate.core.journal import Position
 from ssegate.core.principal import Principal
+from ssegate.core.routing import parse_query
 from ssegate.core.shape import EVENT_STREAM
 from ssegate.core.tickets import Ticket
 from ssegate.edge.exchange import Answer, Request, problem
-from ssegate.gate.door import TICKET_FIELD, Asked
+from ssegate.gate.door import TICKET_FIELD, Asked, Sold
 from ssegate.gate.rights import Seat, Still
 from ssegate.gate.routes import Table
 
@@ -52,8 +53,10 @@ class Viewer:
     """The configuration that was in force when it came."""
     granted: Granted | None = None
     """As whom it was let in, where a guard stands before the route."""
-    ticket: Ticket[Granted] | None = None
+    ticket: Ticket[Sold] | None = None
     """By what it was let in, if it was that."""
+    proven: str | None = None
+    """The cursor by which a ticket was found to be good again."""
     since: Position | None = None
     """The place of the topic when the viewer came, where the upstream was waited for since then."""
 
@@ -147,10 +150,16 @@ def read_cursor(headers: Headers, fields: list[tuple[str, str]], longest: int) -
     return cursor[: longest + 1] or None
 
 
-def without_ticket(target: bytes, prefix: bytes = TICKET_FIELD.encode() + b"=") -> bytes:
-    """A request's target as others may know it: without the fields of its query that begin so."""
-    path, mark, query = target.partition(b"?")
-    if prefix not in query:
+def without_ticket(target: bytes, mark: str = "") -> bytes:
+    """A request's target as others may know it: without a ticket in its query, or one that begins with this mark."""
+    path, sign, query = target.partition(b"?")
+    if TICKET_FIELD.encode() not in query and b"%" not in query:
         return target
-    kept = b"&".join(field for field in query.split(b"&") if not field.startswith(prefix))
-    return path + mark + kept if kept else path
+    kept = b"&".join(field for field in query.split(b"&") if not _is_ticket(field, mark))
+    return path + sign + kept if kept else path
+
+
+def _is_ticket(field: bytes, mark: str) -> bool:
+    """Also one that is written in another way: others decode it too."""
+    read = parse_query(field)
+    return bool(read) and read[0][0] == TICKET_FIELD and read[0][1].startswith(mark)

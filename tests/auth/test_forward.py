@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -290,20 +291,14 @@ async def test_who_asks_when_the_gate_closes_is_told_that_nobody_knows() -> None
 @story
 async def test_a_yes_is_remembered_for_as_long_as_the_cache_says(monkeypatch: pytest.MonkeyPatch) -> None:
     async with asking("identity: x-user-id, cache: 30s") as (who, guard):
-        now = time.monotonic()
+        ahead, real = 0.0, time.monotonic
+        monkeypatch.setattr(forward, "time", SimpleNamespace(monotonic=lambda: real() + ahead))
         await judged(guard)
-        with monkeypatch.context() as patched:
-            patched.setattr(time, "monotonic", lambda: now + 29)
-            assert isinstance(guard.judge(cookie(), 0.0), Granted), "nobody is asked"
-        ahead = forward.time.monotonic
-        monkeypatch.setattr(forward, "time", _Time(lambda: ahead() + 31))
+        ahead = 29
+        assert isinstance(guard.judge(cookie(), 0.0), Granted), "nobody is asked"
+        ahead = 31
         await judged(guard)
         assert len(who.requests) == 2
-
-
-class _Time:
-    def __init__(self, monotonic: object) -> None:
-        self.monotonic = monotonic
 
 
 @story

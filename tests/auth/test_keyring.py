@@ -222,6 +222,13 @@ async def test_keys_are_kept_while_the_issuer_is_down_and_that_is_said_once(capl
         await until_idle(ring, now)
         assert (ids(ring), ring.trouble) == (["old"], "")
         assert records(caplog)[1:] == [(logging.INFO, "guard user: the issuer's keys are here again")]
+        await issuer.go_down()
+        now += 300
+        ring.look(now)
+        await until_idle(ring, now)
+        assert len(records(caplog)) == 3, "the next time is another time"
+        ring.look(now + 1)
+        await until_idle(ring, now + 1)
 
 
 @story
@@ -299,6 +306,14 @@ async def test_whatever_else_is_answered_is_no_set_of_keys(step: object) -> None
         assert (ids(ring), ring.generation) == (["old"], 1)
         assert ring.trouble
         assert "new" not in ring.trouble, "nothing of it is quoted"
+
+
+@story
+async def test_what_is_larger_than_a_set_may_be_is_not_read_to_its_end() -> None:
+    async with JwksServer() as issuer, keyring(issuer.url) as ring:
+        issuer.serve(huge())
+        await ring.learn(NOW)
+        assert (ring.keys, ring.outcomes) == (None, {"failed": 1})
 
 
 @story

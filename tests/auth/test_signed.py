@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -461,6 +462,20 @@ async def test_the_first_token_waits_for_the_keys() -> None:
         assert isinstance(await answered(guard, issuer().token()), Granted)
         granted(guard, issuer().token(sub="u2"))
         assert (server.fetches, guard.outcomes) == (1, {"200": 1})
+
+
+@pytest.mark.xfail(strict=True, reason="DEFECT: auth/signed.py judges by the time at which the wait for keys began")
+@story
+async def test_a_token_that_expires_while_keys_are_fetched_is_refused() -> None:
+    async with JwksServer(issuer()) as server, aclosing(guard_by(FetchedKeyring("user", server.url))) as guard:
+        release = server.hold()
+        wall = time.time()
+        waiting = asyncio.ensure_future(answered(guard, Issuer("EdDSA").token(exp=wall + 0.05, iat=None), wall))
+        await server.until_fetched()
+        while time.time() < wall + 0.05:
+            await asyncio.sleep(0.01)  # the time of day tells nobody
+        release.set()
+        assert isinstance(await waiting, Refused)
 
 
 @story

@@ -15,10 +15,15 @@ from ssegate.core.tickets import BLANK, GONE, LIFE, Span, Ticket, TicketOffice
 PATH = "/orders/17/events"
 
 
+def sell(office: TicketOffice[str], text: str, now: float, key: bytes | None = None) -> None:
+    """A ticket for `PATH`, for a right of the same name."""
+    office.sell(text, PATH, f"right of {text}", key=text.encode() if key is None else key, now=now)
+
+
 def sold(*texts: str, now: float = 0.0) -> TicketOffice[str]:
     office: TicketOffice[str] = TicketOffice()
     for text in texts or ("t",):
-        office.sell(text, PATH, f"right of {text}", now)
+        sell(office, text, now)
     return office
 
 
@@ -94,16 +99,30 @@ def test_a_stream_may_be_open_for_days() -> None:
     office = sold()
     ticket = taken(office)
     for number in range(100):
-        office.sell(f"other{number}", PATH, "", 1e6 + number)
+        sell(office, f"other{number}", 1e6 + number)
     ticket.leave(lambda _: True, 2e6)
     taken(office, now=2e6 + 1, cursor="e-1")
+
+
+def test_when_a_right_ends_the_tickets_that_were_sold_for_it_are_good_no_more_and_later_ones_are() -> None:
+    office = sold("used", "open", "unused", "other")
+    taken(office, "used").leave(lambda _: True, 1.0)
+    held = taken(office, "open")
+    for text in ("used", "open", "unused"):
+        office.void(text.encode())
+    held.leave(lambda _: True, 1.0)
+    ended = "the right that the ticket was bought for has ended"
+    assert [office_says(office, text, 1.0, "e-1") for text in ("used", "open", "unused")] == [ended] * 3
+    taken(office, "other")
+    sell(office, "later", 1.0, key=b"used")
+    taken(office, "later")
 
 
 def test_there_are_never_many_more_tickets_than_are_good() -> None:
     office = sold()
     held = taken(office)
     for number in range(5000):
-        office.sell(f"t{number}", PATH, "", number * 1.0)
+        sell(office, f"t{number}", number * 1.0)
     assert len(office) < 100
     held.leave(lambda _: True, 5000.0)
     taken(office, now=5001.0, cursor="x")
@@ -113,7 +132,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "MOST", 50)
     office = sold()
     for number in range(500):
-        office.sell(f"t{number}", PATH, "", 1.0)
+        sell(office, f"t{number}", 1.0)
         assert len(office) <= 50
     taken(office, "t499")
 
@@ -126,7 +145,7 @@ def test_a_flood_of_tickets_takes_no_open_streams_ticket_away(monkeypatch: pytes
     office = sold()
     held = taken(office)
     for number in range(500):
-        office.sell(f"t{number}", PATH, "", 1.0)
+        sell(office, f"t{number}", 1.0)
     held.leave(lambda _: True, 2.0)
     taken(office, now=3.0, cursor="e-1")
 
@@ -169,7 +188,7 @@ def test_no_ticket_ever_opens_two_streams_at_once(steps: list[tuple[str, int]]) 
         if step == "wait":
             now += 20.0
         elif step == "sell":
-            office.sell(f"more{next(names)}", PATH, "", now)
+            sell(office, f"more{next(names)}", now)
         elif step == "take":
             got = office.take(str(which), PATH, sent.get(which), now)
             assert not (isinstance(got, Ticket) and which in open_)

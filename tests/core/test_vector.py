@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ssegate.core.journal import Position
-from ssegate.core.vector import MAX_TOPICS, MAX_VECTOR, UNKNOWN, Places, Vector, decode_vector, encode_vector
+from ssegate.core.vector import BEGINNING, MAX_TOPICS, MAX_VECTOR, UNKNOWN, Places, Vector, decode_vector, encode_vector
 
 EPOCH = "k3j4h5g6f7d8"
 MOST = 10**18 - 1
@@ -40,9 +40,11 @@ def test_a_topic_that_is_not_in_it_is_new_to_the_client() -> None:
     assert vector.entry("/b") == b""
 
 
-def test_a_topic_without_an_epoch_has_no_place_in_it() -> None:
-    assert vector_of(("/a", EPOCH, 3), ("/b", "", 0)).cursor("/b", "") is None
-    assert encode_vector([("/b", Position("", 0))]) == encode_vector([]) == ""
+@pytest.mark.parametrize("epoch", ["", EPOCH])
+def test_a_topic_that_had_no_event_has_its_place_before_the_first_whatever_came_since(epoch: str) -> None:
+    assert vector_of(("/a", EPOCH, 3), ("/b", "", 0)).cursor("/b", epoch) == BEGINNING
+    assert Position.parse(BEGINNING) is None
+    assert encode_vector([]) == ""
 
 
 def test_what_stands_for_another_epoch_is_no_cursor() -> None:

@@ -42,6 +42,9 @@ KINDS = ("session", "user", "partner")
 """The guards."""
 
 CONTROL = frozenset({"reset", "fault", "recovered", "end", "expiring"})
+DEFECTS = ("ssegate-stream",)
+"""Headers that refusals have and should not: see `test_a_refusal_names_no_stream`. Empty, when that is mended."""
+
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 
 
@@ -152,6 +155,8 @@ class Backend(ScriptedUpstream):
         self.bare: list[Asked] = []
         """Requests with a credential that the route does not send along, or with a ticket."""
         self.n: Counter[str] = Counter()
+        self.hold: asyncio.Event | None = None
+        """What answers that go on wait for before they begin."""
         self._lives: dict[str, set[asyncio.Queue[int]]] = {name: set() for name in PEOPLE}
         self._jobs = 0
 
@@ -203,6 +208,8 @@ class Backend(ScriptedUpstream):
 
     async def _live(self, call: Call, name: str, most: int) -> None:
         """Lines that come as things happen; with `most`, so many."""
+        if self.hold is not None:
+            await self.hold.wait()
         queue: asyncio.Queue[int] = asyncio.Queue()
         self._lives[name].add(queue)
         gone = asyncio.ensure_future(call.closed())
@@ -489,7 +496,7 @@ class World:
 
     def check_refusal(self, label: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """A refusal of one kind is the same for everybody, whatever there is: byte for byte, but for the date and the framing."""
-        fields = sorted(pair for pair in headers if pair[0] not in ("date", "connection", "keep-alive"))
+        fields = sorted(pair for pair in headers if pair[0] not in ("date", *DEFECTS))
         kind = next((value for name, value in fields if name == "content-type"), "")
         known = self.refusals.setdefault((label, str(status), kind), (fields, body))
         assert known == (fields, body), f"{label}: {known} and {(fields, body)}"
@@ -690,9 +697,10 @@ class World:
         ticket = json.loads(body)["ticket"]
         target = f"{path}?ticket={ticket}" + ("".join(f"&topic={topic}" for topic in topics) if kind == "live" else "")
         opened = await self.open(rng, person, kind, target, (("Accept", SSE),), topics if kind == "live" else ())
-        self.seen["ticket"] += opened.status == 200
-        person.tickets.append((kind, target))
-        del person.tickets[:-5]
+        if opened.get("ssegate-resumed") is not None:  # it has opened a stream, and was not told to come back
+            self.seen["ticket"] += 1
+            person.tickets.append((kind, target))
+            del person.tickets[:-5]
 
     async def step_old_ticket(self, rng: random.Random, person: Person) -> None:
         """Somebody else's ticket that was used, with what one has: a cursor of one's own, a path of one's own."""
@@ -709,13 +717,11 @@ class World:
         opened = await self.ask(rng, "GET", target, headers)
         refused = await opened.whole() if opened.status == 401 else b""
         opened.close()
-        assert opened.status in (401, 503) or not self.was_used(whose, target), (opened.status, target)
+        is_sent_away = opened.status == 503 or (opened.status == 200 and opened.get("ssegate-resumed") is None)
+        assert opened.status == 401 or is_sent_away, (opened.status, target)
         if opened.status == 401:
             self.check_refusal(f"GET {kind} by ticket", 401, opened.headers, refused)
             self.seen["old ticket"] += 1
-
-    def was_used(self, whose: Person, target: str) -> bool:
-        return any(target.partition("ticket=")[2] in each for _, each in whose.tickets)
 
     async def step_leave(self, rng: random.Random, person: Person) -> None:
         mine = [reading for reading in self.readings if reading.person is person]
@@ -1185,6 +1191,43 @@ def test_figures_name_no_viewer_topic_key_stream_or_ticket() -> None:
     run(test())
 
 
+@pytest.mark.xfail(strict=True, reason="DEFECT: who is revoked while its own stream is opened gets the stream's name with the 401")
+def test_a_refusal_names_no_stream() -> None:
+    async def test() -> None:
+        async with world(1) as it:
+            ada = it.people[0]
+            held = it.backend.hold = asyncio.Event()
+            asking = asyncio.create_task(
+                it.wires[0].ask("POST", "/chat", (ada.credential("session"), ("Accept", SSE)), b'{"prompt": "hi"}')
+            )
+            async with asyncio.timeout(PATIENCE):
+                await it.backend.until(lambda api: any("/generate" in asked.target for asked in api.requests))
+            await it.gate.admin.ask("POST", "/revoke", body=b'{"identity": "%b"}' % ADA.encode())
+            held.set()
+            opened = await asking
+            assert opened.status == 401
+            await opened.whole()
+            assert opened.get("ssegate-stream") is None
+
+    run(test())
+
+
+@pytest.mark.xfail(strict=True, reason="DEFECT: what has come of a body while a guard is asked about a proxied request is lost")
+@pytest.mark.parametrize("size", [2, 10_000])
+@pytest.mark.parametrize("wire", [0, 1], ids=["http1", "http2"])
+def test_a_write_through_a_guarded_proxy_route_reaches_the_backend_whole(wire: int, size: int) -> None:
+    async def test() -> None:
+        async with world(1) as it, asyncio.timeout(1):
+            headers = (it.people[0].credential("session"),)
+            opened = await it.wires[wire].ask("POST", "/guarded/echo", headers, b"x" * size)
+            assert opened.status == 200
+            assert ADA.encode() in await opened.whole()
+            (asked,) = (asked for asked in it.backend.requests if asked.target == "/guarded/echo")
+            assert len(asked.body) == size
+
+    run(test())
+
+
 # A guard that is down
 
 
@@ -1214,7 +1257,7 @@ WAYS: tuple[Try, ...] = (
     Try("/live?topic=/news&topic=/state", (KEPT,)),
     Try("/chat", (), "POST", b"{}"),
     Try("/guarded/x"),
-    Try("/guarded/x", (), "POST", b"{}"),
+    Try("/guarded/x", (), "POST"),
     Try("/_ssegate/ticket", (), "POST", b'{"path": "/news"}'),
 )
 YES = (b"X-User-Id", b"somebody")
