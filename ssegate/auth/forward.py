@@ -52,6 +52,7 @@ class ForwardGuard:
         self._known: OrderedDict[bytes, tuple[Granted, float]] = OrderedDict()
         """A yes, and until when it holds by the monotonic clock."""
         self._asking: dict[bytes, asyncio.Task[Verdict]] = {}
+        self._doubts = 0  # how often something that was known turned out to be wrong
         self._rechecks = asyncio.Semaphore(RECHECKS_AT_ONCE)
         self._is_down = False
         self.outcomes: dict[str, int] = {}
@@ -87,10 +88,11 @@ class ForwardGuard:
 
     def _key(self, sent: tuple[Pair, ...], question: Question) -> bytes:
         """What the answer depends on: the credential; where it is asked for each stream, also what for."""
-        parts = [part for pair in sent for part in pair]
-        if not self._settings.cache:
-            parts += (question.method.encode("latin-1"), question.uri)
-        return digest(self.name, (question.headers.get("host") or "").encode("latin-1"), *parts)
+        asked = () if self._settings.cache else (question.method.encode("latin-1"), question.uri)
+        return digest(self.name, (question.headers.get("host") or "").encode("latin-1"), self._credential(sent), *asked)
+
+    def _credential(self, sent: tuple[Pair, ...]) -> bytes:
+        return digest(self.name, *(part for pair in sent for part in pair))
 
     async def _join(self, key: bytes, sent: tuple[Pair, ...], question: Question) -> Verdict:
         task = self._asking.get(key)
@@ -100,7 +102,8 @@ class ForwardGuard:
                 (b"X-Forwarded-Method", question.method.encode("latin-1")),
                 (b"X-Forwarded-Uri", question.uri),
             )
-            task = asyncio.get_running_loop().create_task(self._ask(key, (*sent, *told)))
+            asking = self._ask(key, self._credential(sent), (*sent, *told))
+            task = asyncio.get_running_loop().create_task(asking)
             self._asking[key] = task
             task.add_done_callback(partial(self._asked, key))
         await asyncio.wait((task,))  # whoever leaves takes nobody's answer along
@@ -110,7 +113,8 @@ class ForwardGuard:
         if self._asking.get(key) is task:
             del self._asking[key]
 
-    async def _ask(self, key: bytes, headers: tuple[Pair, ...]) -> Verdict:
+    async def _ask(self, key: bytes, credential: bytes, headers: tuple[Pair, ...]) -> Verdict:
+        doubts = self._doubts
         try:
             answer = await self._upstream.fetch(
                 self._path, headers, reads_refusals=True, follows=False, max_body=MAX_ANSWER
@@ -119,12 +123,15 @@ class ForwardGuard:
             self._count("failed")
             return self._note(Down(str(error)))
         self._count(str(answer.status))
-        return self._note(self._read(key, headers, answer))
+        verdict = self._note(self._read(key, credential, headers, answer))
+        if isinstance(verdict, Granted) and self._settings.cache and doubts == self._doubts:
+            self._remember(verdict)
+        return verdict
 
     def _count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
-    def _read(self, key: bytes, headers: tuple[Pair, ...], answer: FetchAnswer) -> Verdict:
+    def _read(self, key: bytes, credential: bytes, headers: tuple[Pair, ...], answer: FetchAnswer) -> Verdict:
         if answer.status in (401, 403):
             passed = tuple(
                 (name.encode(), value.encode("latin-1")) for name in _PASSED_ON for value in answer.headers.all(name)
@@ -140,13 +147,13 @@ class ForwardGuard:
         claims = self._claims(answer)
         if claims is None:
             return Down(f"{self._label}: answered {answer.status} without a JSON object, wanted claims")
-        again = partial(self._ask_again, key, headers)
-        granted = Granted(Principal(self.name, key, identity, claims), again)
-        if self._settings.cache:
-            self._known[key] = (granted, time.monotonic() + self._settings.cache)
-            if len(self._known) > MOST_KNOWN:
-                self._known.popitem(last=False)
-        return granted
+        again = partial(self._ask_again, key, credential, headers)
+        return Granted(Principal(self.name, key, identity, claims, credential=credential), again)
+
+    def _remember(self, granted: Granted) -> None:
+        self._known[granted.principal.key] = (granted, time.monotonic() + self._settings.cache)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
 
     def _identity(self, values: list[str]) -> str | None:
         if len(values) != 1:
@@ -165,11 +172,12 @@ class ForwardGuard:
             return None
         return document if isinstance(document, dict) else None
 
-    async def _ask_again(self, key: bytes, headers: tuple[Pair, ...]) -> Verdict:
+    async def _ask_again(self, key: bytes, credential: bytes, headers: tuple[Pair, ...]) -> Verdict:
         async with self._rechecks:
-            verdict = await self._ask(key, headers)
+            verdict = await self._ask(key, credential, headers)
         if not isinstance(verdict, Granted):
-            self.forget(key)
+            self._known.pop(key, None)
+            self.doubt()
         return verdict
 
     def _note(self, verdict: Verdict) -> Verdict:
@@ -191,11 +199,13 @@ class ForwardGuard:
 
     def known_as(self, identity: str) -> Sequence[bytes]:
         """See `Guard`."""
-        return [key for key, (granted, _) in self._known.items() if granted.principal.identity == identity]
+        known = (granted.principal for granted, _ in self._known.values())
+        return [principal.shown for principal in known if principal.identity == identity]
 
-    def forget(self, key: bytes) -> None:
+    def doubt(self) -> None:
         """See `Guard`."""
-        self._known.pop(key, None)
+        self._doubts += 1
+        self._asking.clear()
 
     async def aclose(self) -> None:
         """See `Guard`."""

@@ -117,8 +117,8 @@ class Guard(Protocol):
         """Digests of the credentials that are known to be this viewer's."""
         ...
 
-    def forget(self, key: bytes) -> None:
-        """Remember nothing of the credential with this digest: the next time it is judged anew."""
+    def doubt(self) -> None:
+        """What is being asked at this moment may be answered as of before: remember nothing of it, and let nobody else wait for it."""
         ...
 
     async def aclose(self) -> None:

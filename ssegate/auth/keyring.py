@@ -131,7 +131,7 @@ class FetchedKeyring(Keyring):
         if self.trouble:
             self.trouble = ""
             log.info("guard %s: the issuer's keys are here again", self._name)
-        if self.keys is None or keys.proofs != self.keys.proofs:
+        if not keys.is_same(self.keys):
             self.keys = keys
             self.generation += 1
 

@@ -68,8 +68,8 @@ class ApiKeyGuard:
         """See `Guard`."""
         return [key for key, name in self._known if name == identity]
 
-    def forget(self, key: bytes) -> None:
-        """See `Guard`; nothing is remembered."""
+    def doubt(self) -> None:
+        """See `Guard`; nobody is asked."""
 
     async def aclose(self) -> None:
         """See `Guard`."""

@@ -113,7 +113,9 @@ class SignedTokenGuard:
         return self._judge(token, key, header, wall)
 
     async def _judge_later(self, token: str, key: bytes, header: Mapping[str, object], wall: float) -> Verdict:
-        await self.keyring.learn(time.monotonic())
+        began = time.monotonic()
+        await self.keyring.learn(began)
+        wall += time.monotonic() - began  # it may have expired meanwhile
         if self.keyring.keys is None:
             return Down(self.keyring.trouble or "the issuer's keys have not come yet")
         return self._judge(token, key, header, wall)
@@ -181,12 +183,14 @@ class SignedTokenGuard:
             if token:
                 yield token
 
-    def still_knows(self, principal: Principal, wall: float) -> bool:
+    def still_knows(self, principal: Principal, wall: float) -> bool | None:
         """See `Guard`. A key that the issuer publishes elsewhere now, or that has not come yet, is one that is not known."""
         keys = self.keyring.keys.keys if self.keyring.keys is not None else ()
         proofs = (_proof(key, name) for key in keys for name in key.by_algorithm if name in self.algorithms)
         if principal.proof not in proofs:
             return False
+        if (principal.expires is not None) is not self._ends:
+            return None  # the end of it is another now
         found = judge_claims(principal.claims, self.rules, min(wall, _just_before(principal)))
         return not isinstance(found, Fault) and found.identity == principal.identity
 
@@ -194,9 +198,8 @@ class SignedTokenGuard:
         """See `Guard`."""
         return [key for key, (granted, *_) in self._known.items() if granted.principal.identity == identity]
 
-    def forget(self, key: bytes) -> None:
-        """See `Guard`."""
-        self._known.pop(key, None)
+    def doubt(self) -> None:
+        """See `Guard`; who somebody is, nobody is asked."""
 
     async def aclose(self) -> None:
         """See `Guard`."""
@@ -259,6 +262,6 @@ def make_signed(name: str, settings: Jwt, before: object = None, *, is_same: boo
     if old is not None and old.settings.keys == settings.keys and settings.keys.file is None:
         return old if is_same else SignedTokenGuard(name, settings, old.pass_keyring())
     keyring = make_keyring(name, settings.keys)
-    if old is not None and is_same and old.keyring.keys == keyring.keys:
+    if old is not None and is_same and keyring.keys is not None and keyring.keys.is_same(old.keyring.keys):
         return old
     return SignedTokenGuard(name, settings, keyring)

@@ -24,7 +24,7 @@ class Principal:
     guard: str
     """The guard's name."""
     key: bytes
-    """A digest of the credential."""
+    """By what a verdict is remembered: a digest of the credential, and of whatever else it depends on."""
     identity: str | None = None
     """None where the guard names nobody."""
     claims: Mapping[str, object] = field(default_factory=dict)
@@ -34,6 +34,13 @@ class Principal:
     """When it was issued, as the time of day; None where that is not said."""
     proof: bytes = b""
     """By what it was found good, a digest: it stands as long as the guard still knows that. Empty where it is asked again."""
+    credential: bytes = b""
+    """A digest of the credential alone; empty where that is `key`."""
+
+    @property
+    def shown(self) -> bytes:
+        """A digest of what the viewer has shown."""
+        return self.credential or self.key
 
     def value(self, name: str) -> str | None:
         """What `identity` or `claims.x` stands for, as text; None when there is no such thing, or it is no plain value."""

@@ -570,6 +570,14 @@ def parse_accept(accept: str) -> dict[str, float]:
     return ranges
 
 
+def has_one_reading(path: bytes) -> bool:
+    """Whether all servers read a raw path alike, however often they decode it: nothing in it is a dot segment, an empty segment,
+    a separator or a segment's parameter for some of them."""
+    text = path.decode("latin-1")
+    decoded = fully_decoded(text)
+    return _ENCODED_SEPARATOR.search(text) is None and "\\" not in decoded and _AMBIGUOUS.search(decoded) is None
+
+
 def parse_query(raw: bytes) -> list[tuple[str, str]]:
     """Names and values, decoded, in order; at most 128 fields are looked at.
 

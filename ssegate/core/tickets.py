@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
@@ -93,6 +93,9 @@ class TicketOffice(Generic[R]):
     def __len__(self) -> int:
         return len(self._tickets)
 
+    def __iter__(self) -> Iterator[Ticket[R]]:
+        return iter(self._tickets.values())
+
     def sell(self, text: str, path: str, right: R, key: bytes, now: float) -> None:
         """Sell a ticket; `text` is random, and told to the buyer alone. `key`: of the right. `now`: monotonic, seconds."""
         self._sweep(now)
@@ -111,7 +114,7 @@ class TicketOffice(Generic[R]):
             if not self._tickets:
                 return
             key, oldest = next(iter(self._tickets.items()))
-            if oldest.is_over(now) or len(self._tickets) >= MOST:
+            if oldest.is_over(now) or (len(self._tickets) >= MOST and not oldest.is_open):
                 del self._tickets[key]
             else:
                 self._tickets.move_to_end(key)

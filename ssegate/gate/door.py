@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ssegate.admin.denials import Denial, Denials
@@ -68,7 +68,7 @@ class Door:
         guards = [self.guards[name] for name in names]
         if len(guards) > 1:
             guards = [guard for guard in guards if guard.recognises(question.headers)]
-        return _Round(guards, question, names, self.checked).ask()
+        return _Round(guards, question, names, self).ask()
 
     def checked(self, verdict: Verdict) -> Verdict:
         """What a guard said, unless that has been revoked here."""
@@ -191,11 +191,12 @@ class Door:
 
     def revoke(self, identity: str, further: Sequence[bytes]) -> None:
         """What this viewer has shown until now is good no more. `further`: credentials that are in use."""
-        keys = [key for guard in self.guards.values() for key in guard.known_as(identity)]
-        self.revocations.revoke(identity, (*keys, *further), time.time())
+        known = [key for guard in self.guards.values() for key in guard.known_as(identity)]
+        sold = [ticket.right.granted.principal for ticket in self.tickets]
+        known += [principal.shown for principal in sold if principal.identity == identity]
+        self.revocations.revoke(identity, (*known, *further), time.time())
         for guard in self.guards.values():
-            for key in keys:
-                guard.forget(key)
+            guard.doubt()
 
 
 _UNCACHED: Pair = (b"cache-control", b"no-store")
@@ -204,16 +205,14 @@ _UNCACHED: Pair = (b"cache-control", b"no-store")
 class _Round:
     """One question, put to several guards in turn: who does not know the viewer leaves it to the next."""
 
-    __slots__ = ("_checked", "_guards", "_names", "_question", "_said")
+    __slots__ = ("_door", "_guards", "_names", "_question", "_said")
 
-    def __init__(
-        self, guards: Sequence[Guard], question: Question, names: Sequence[str], checked: Callable[[Verdict], Verdict]
-    ) -> None:
+    def __init__(self, guards: Sequence[Guard], question: Question, names: Sequence[str], door: Door) -> None:
         """`names` are those of all that might have been asked."""
         self._guards = iter(guards)
         self._question = question
         self._names = names
-        self._checked = checked
+        self._door = door
         self._said: Refused | None = None  # by those who have left it to others
 
     def ask(self) -> Verdict | Awaitable[Verdict]:
@@ -227,7 +226,12 @@ class _Round:
         return self._said or Refused(401, f"there is no credential for {' or '.join(self._names)}")
 
     async def _ask_on(self, guard: Guard, judged: Awaitable[Verdict]) -> Verdict:
-        verdict = self._hear(guard, await judged)
+        revocations = self._door.revocations
+        number = revocations.number
+        answer = await judged
+        if isinstance(answer, Granted):
+            revocations.catch_up(answer.principal, number)
+        verdict = self._hear(guard, answer)
         if verdict is not None:
             return verdict
         following = self.ask()
@@ -235,7 +239,7 @@ class _Round:
 
     def _hear(self, guard: Guard, judged: Verdict) -> Verdict | None:
         """What it decides; None when it leaves it to others. What a backend says of that is what the viewer is told."""
-        verdict = self._checked(judged)
+        verdict = self._door.checked(judged)
         if not (isinstance(verdict, Refused) and verdict.is_stranger):
             return verdict
         reason = f"{guard.name}: {verdict.reason}" if len(self._names) > 1 else verdict.reason

@@ -10,6 +10,7 @@ import string
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from urllib.parse import unquote
 
 from ssegate.admin.denials import Denials
 from ssegate.admin.diary import Diary, Entry
@@ -20,7 +21,7 @@ from ssegate.config.model import Config
 from ssegate.core.hub import Hub, Topic
 from ssegate.core.lease import Standing
 from ssegate.core.principal import Principal
-from ssegate.core.routing import parse_query, split_path
+from ssegate.core.routing import has_one_reading, parse_query, split_path
 from ssegate.core.shape import OFFERED
 from ssegate.edge.exchange import Answer, Relay, Reply, Request, problem
 from ssegate.errors import ConfigError, Problem
@@ -113,7 +114,7 @@ class Gate:
 
     def revoke(self, identity: str) -> int:
         """Put a viewer out: end all of its streams, and take nothing any more that it has shown. Returns how many streams that were."""
-        self.door.revoke(identity, self.streams.rights.keys_of(identity))
+        self.door.revoke(identity, self.streams.rights.shown_by(identity))
         return self.streams.rights.revoke(identity)
 
     async def redeliver(self, entry: Entry) -> Entry | None:
@@ -273,7 +274,7 @@ class Gate:
         if _MAY_STRAY.search(request.target) is not None:  # a ticket is nobody else's business
             request = replace(request, target=without_ticket(request.target, TICKET_MARK))
         names = target.route.auth
-        if not names:
+        if not names or _is_preflight(request):
             return self._pass_on(target, params, request, path, None)
         verdict = self.door.judge(names, self.streams.question(request))
         if isinstance(verdict, Awaitable):
@@ -302,7 +303,10 @@ class Gate:
         path: bytes,
         principal: Principal | None,
     ) -> Relay | Answer:
-        if target.route.allow is not None:
+        if target.route.allow is not None and not _is_preflight(request):
+            if not has_one_reading(path):  # `allow` would judge another path than the upstream serves
+                return problem(404, "the path can be read in more than one way")
+            params = {name: unquote(value) for name, value in params.items()}
             query = dict(parse_query(request.target.partition(b"?")[2]))
             if reason := self.door.allows(target.route, principal, params, query, request.headers):
                 return self.door.refuse(
@@ -373,6 +377,11 @@ class Gate:
                 for name, slot in self.table.slots.items()
             ),
         )
+
+
+def _is_preflight(request: Request) -> bool:
+    """Whether a browser asks what another origin's page may send: such a request never has a credential (Fetch, 3.2.5)."""
+    return request.method == "OPTIONS" and "access-control-request-method" in request.headers
 
 
 def _open_state(config: Config, ledger: Ledger, cursors: Cursors) -> None:

@@ -46,7 +46,7 @@ Still = Callable[[Principal], bool]
 class Seat:
     """One stream, or one topic of a joined one, that is open under a right."""
 
-    __slots__ = ("_still", "reader", "right", "stream")
+    __slots__ = ("_still", "is_over", "reader", "right", "stream")
 
     def __init__(self, right: Right, reader: Subscriber, stream: Subscriber, still: Still) -> None:
         self.right = right
@@ -54,11 +54,18 @@ class Seat:
         """Who is told that the right has ended."""
         self.stream = stream
         """The whole stream that it is part of; mostly the same."""
+        self.is_over = False
+        """Whether its right has ended."""
         self._still = still
 
     def fits(self, principal: Principal) -> bool:
         """Whether it stays open, though something else is known of its viewer now."""
         return self._still(principal)
+
+    def end(self, reason: str) -> None:
+        """Its right has ended: say so, and nothing more."""
+        self.is_over = True
+        self.reader.close(encode_event(Event(encode({"reason": reason}), "end")))
 
 
 class Right:
@@ -219,17 +226,24 @@ class Rights:
         if gone:
             self._tell_end(right.principal.key)
             self.ended["revoked"] += len(gone)
-            _each(gone, lambda seat: seat.reader.close(_end("revoked")))
+            _each(gone, lambda seat: seat.end("revoked"))
 
     # Ends
 
+    def _forget(self, right: Right) -> None:
+        """It is over: who comes while its streams are leaving comes under a right of its own."""
+        if self._rights.get(right.principal.key) is right:
+            del self._rights[right.principal.key]
+
     def _end(self, right: Right, reason: str) -> None:
+        self._forget(right)
         self.ended[reason] += len(right.seats)
         self._tell_end(right.principal.key)
-        _each(right.seats, lambda seat: seat.reader.close(_end(reason)))
+        _each(right.seats, lambda seat: seat.end(reason))
 
     def _send_away(self, right: Right) -> None:
         """Nobody knows whether they may stay: they come back, and are asked as newcomers."""
+        self._forget(right)
         self.ended["guard"] += len(right.seats)
         _each(right.seats, lambda seat: seat.stream.close(self._comeback()))
 
@@ -254,9 +268,9 @@ class Rights:
             elif not still:
                 self._end(right, "revoked")
 
-    def keys_of(self, identity: str) -> list[bytes]:
+    def shown_by(self, identity: str) -> list[bytes]:
         """Digests of the credentials of this viewer that something is open under."""
-        return [key for key, right in self._rights.items() if right.principal.identity == identity]
+        return [right.principal.shown for right in self if right.principal.identity == identity]
 
     async def aclose(self) -> None:
         """Ask no more."""
@@ -334,10 +348,6 @@ def _each(seats: Iterable[Seat], do: Callable[[Seat], None]) -> None:
         do(seat)
     if len(rest) > AT_ONCE:
         asyncio.get_running_loop().call_soon(_each, rest[AT_ONCE:], do)
-
-
-def _end(reason: str) -> bytes:
-    return encode_event(Event(encode({"reason": reason}), "end"))
 
 
 def _expiring(expires: float) -> bytes:

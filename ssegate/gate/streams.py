@@ -30,7 +30,7 @@ from ssegate.gate.door import TICKET_FIELD, Door
 from ssegate.gate.joined import JoinedOpening
 from ssegate.gate.own import Asked as Opened
 from ssegate.gate.own import OwnStreams
-from ssegate.gate.rights import Rights, Still
+from ssegate.gate.rights import Rights, Seat, Still
 from ssegate.gate.routes import AnyEventRoute, EventRoute, JoinedRoute, NamesOf, Table, WebhookRoute
 from ssegate.gate.topics import Topics, Watch
 from ssegate.gate.visit import (
@@ -360,18 +360,29 @@ class Streams:
         if (fault := self.fault(viewer.granted)) is not None:  # it may have been revoked while somebody was asked
             return self.door.refuse(fault, route.auth or (), viewer.asked, viewer.principal)
         if viewer.media == JSON:
-            answer = answer_whole(self.topics, topic, viewer.cursor, viewer.wait, viewer.shared)
-            return answer if isinstance(answer, Answer) else self._hold(answer, viewer)
+            seats: list[Seat] = []
+
+            def sit(reader: Subscriber) -> None:
+                if viewer.granted is not None:
+                    seats.append(self.rights.take(viewer.granted, reader, reader, still))
+
+            answer = answer_whole(self.topics, topic, viewer.cursor, viewer.wait, viewer.shared, sit)
+            return answer if isinstance(answer, Answer) else self._hold(answer, seats, viewer)
         return self._stream(topic, route, viewer, still)
 
-    async def _hold(self, answer: Awaitable[Answer], viewer: Viewer) -> Answer:
-        """A client that waits for news counts like one that reads a stream. Its right may end meanwhile."""
+    async def _hold(self, answer: Awaitable[Answer], seats: Sequence[Seat], viewer: Viewer) -> Answer:
+        """A client that waits for news counts like one that reads a stream, and so does its right, which may end meanwhile."""
         self.enter(viewer.address, viewer.identity)
         try:
             held = await answer
         finally:
             self.leave(viewer.address, viewer.identity)
-        if viewer.granted is not None and (fault := self.fault(viewer.granted)) is not None:
+            for seat in seats:
+                self.rights.leave(seat)
+        fault = self.fault(viewer.granted)
+        if any(seat.is_over for seat in seats):
+            fault = fault or Refused(401, "the right has ended while the request waited")
+        if viewer.granted is not None and fault is not None:
             return self.door.refuse(fault, (viewer.granted.principal.guard,), viewer.asked, viewer.principal)
         return held
 

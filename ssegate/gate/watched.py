@@ -118,7 +118,7 @@ class WatchedRoute(ABC):
         personal = self.slot.upstream.personal_names
         pairs = [(name.encode(), value.encode("latin-1")) for name in self.forward for value in headers.all(name)]
         if personal:
-            pairs = [pair for pair in pairs if pair[0].lower() not in personal]
+            pairs = [pair for pair in pairs if pair[0].lower().replace(b"_", b"-") not in personal]
             pairs += () if principal is None else self.slot.upstream.personal(principal)
         return tuple(pairs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from ssegate.config.values import DURATIONS, ValueFault, read_duration_or_zero
@@ -33,15 +33,21 @@ def read_wait(text: str | None) -> float:
 
 
 def answer_whole(
-    topics: Topics, topic: Topic, cursor: str | None, wait: float, shared: tuple[Pair, ...]
+    topics: Topics,
+    topic: Topic,
+    cursor: str | None,
+    wait: float,
+    shared: tuple[Pair, ...],
+    sit: Callable[[Subscriber], None],
 ) -> Answer | Awaitable[Answer]:
-    """What there is behind the cursor. With `wait` seconds it is waited for, and 204 when nothing came."""
+    """What there is behind the cursor. With `wait` seconds it is waited for, and 204 when nothing came. `sit` is told of the reader
+    that waits."""
     if topic.settings.form is Form.EVENTS:
         reader: _Whole = _Events(topics, topic, cursor or EARLIEST, shared)
     else:
         reader = _State(topics, topic, cursor, shared)
     if wait and not reader.has_news and not topic.is_over:
-        return reader.wait(wait)
+        return reader.wait(wait, sit)
     return reader.answer_now(is_long_poll=wait > 0)
 
 
@@ -70,9 +76,10 @@ class _Whole:
             return Answer(204, (*self._told(), *self._shared))
         return self.answer()
 
-    async def wait(self, seconds: float) -> Answer:
+    async def wait(self, seconds: float, sit: Callable[[Subscriber], None]) -> Answer:
         """Wait until there is something new, or it is over, or the gate closes its streams."""
         subscriber = self._join()
+        sit(subscriber)
         subscriber.wake = self._news.set
         try:
             async with asyncio.timeout(seconds):

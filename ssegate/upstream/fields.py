@@ -59,7 +59,7 @@ def end_to_end(headers: Iterable[Pair]) -> list[Pair]:
 class RequestFields:
     """What is the same in the head of every request that is passed on to one upstream."""
 
-    __slots__ = ("_authority", "_configured", "_dropped", "_own_host")
+    __slots__ = ("_authority", "_configured", "_dropped", "_own_host", "_personal")
 
     def __init__(
         self, configured: Sequence[Pair], authority: bytes, own_host: bytes | None, personal: Iterable[bytes] = ()
@@ -73,6 +73,7 @@ class RequestFields:
         )
         self._authority = authority
         self._own_host = own_host
+        self._personal = frozenset(name.lower().replace(b"_", b"-") for name in personal)
 
     def head(
         self, request: Passable, target: bytes, has_body: bool, trusted: Networks, more: Sequence[Pair] = ()
@@ -103,6 +104,8 @@ class RequestFields:
         dropped = self._dropped
         if b"connection" in names:
             dropped = _with_options(dropped, raw, names)
+        if self._personal and b"_" in joined:  # CGI and WSGI read both as one
+            dropped = dropped.union([name for name in names if name.replace(b"_", b"-") in self._personal])
         if b"proxy-" in joined:
             dropped = dropped.union([name for name in names if name.startswith(b"proxy-")])
         if b"expect" in names and (framing == NO_BODY or request.http_version == "1.0"):

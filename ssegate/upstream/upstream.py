@@ -79,8 +79,8 @@ class Upstream:
 
     @property
     def personal_names(self) -> frozenset[bytes]:
-        """The names, in lower case, of what it may be told of a viewer."""
-        return frozenset(name.lower() for name in self._personal)
+        """The names, in lower case and with dashes, of what it may be told of a viewer."""
+        return frozenset(name.lower().replace(b"_", b"-") for name in self._personal)
 
     async def fetch(
         self,

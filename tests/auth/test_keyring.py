@@ -138,7 +138,6 @@ async def test_a_key_more_or_less_is_a_new_generation(before: tuple[Issuer, ...]
         assert (ids(ring), ring.generation) == ([each.kid for each in after], 2)
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: auth/keyring.py compares the keys without their ids")
 @story
 async def test_a_key_that_has_another_id_now_is_found_by_it() -> None:
     async with JwksServer(Issuer("EdDSA", "a", key="one")) as issuer, keyring(issuer.url) as ring:

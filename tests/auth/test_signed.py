@@ -401,17 +401,11 @@ def test_bad_tokens_are_not_remembered() -> None:
     assert len(guard._known) == 0
 
 
-def test_what_is_forgotten_is_judged_anew() -> None:
-    guard, counted = counting(issuer())
-    token = issuer().token()
-    principal = granted(guard, token).principal
+def test_the_credentials_of_somebody_are_known_by_their_digests() -> None:
+    guard, _ = counting(issuer())
+    principal = granted(guard, issuer().token()).principal
     assert guard.known_as(SUBJECT) == [principal.key]
     assert guard.known_as("u2") == []
-    guard.forget(principal.key)
-    guard.forget(b"never known")
-    assert guard.known_as(SUBJECT) == []
-    assert granted(guard, token).principal == principal
-    assert counted.checks == 2
 
 
 def test_the_least_used_tokens_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,7 +458,6 @@ async def test_the_first_token_waits_for_the_keys() -> None:
         assert (server.fetches, guard.outcomes) == (1, {"200": 1})
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: auth/signed.py judges by the time at which the wait for keys began")
 @story
 async def test_a_token_that_expires_while_keys_are_fetched_is_refused() -> None:
     async with JwksServer(issuer()) as server, aclosing(guard_by(FetchedKeyring("user", server.url))) as guard:
@@ -619,7 +612,6 @@ def test_a_file_is_read_anew(tmp_path: Path) -> None:
     granted(after, issuer(kid="new").token())
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: PyJWK has no equality, so a file that is as it was is never found so")
 def test_with_a_file_that_has_not_changed_the_guard_stays(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(jwks(issuer()))

@@ -31,6 +31,10 @@ from tests.tokens import WEAK, Issuer, as_json, jwks
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 
 
+def proofs(keys: KeySet) -> set[bytes]:
+    return {key.proof for key in keys.keys}
+
+
 def key_set(*members: object) -> KeySet:
     return read_jwks(as_json({"keys": members}))
 
@@ -159,8 +163,8 @@ def test_two_keys_may_have_the_same_id() -> None:
 def test_a_key_is_known_by_what_it_is_and_not_by_what_is_said_of_it() -> None:
     jwk = Issuer("RS256").jwk
     same = key_set({**jwk, "kid": "other", "alg": None, "x5t": "x"})
-    assert same.proofs == key_set(jwk).proofs
-    assert len({*key_set(jwk).proofs, *read_jwks(jwks(Issuer("RS256", "k2"))).proofs}) == 2
+    assert proofs(same) == proofs(key_set(jwk))
+    assert len(proofs(key_set(jwk)) | proofs(read_jwks(jwks(Issuer("RS256", "k2"))))) == 2
 
 
 # Secrets
@@ -188,7 +192,7 @@ def test_a_secret_of_any_length_reads_what_was_signed_by_it_without_a_warning(se
 
 def test_two_secrets_are_two_keys() -> None:
     keys = shared_keys([b"one" * 20, b"two" * 20])
-    assert len(keys.proofs) == 2
+    assert len(proofs(keys)) == 2
     assert len(keys.find("HS256", "k1")) == 2
 
 
@@ -229,7 +233,7 @@ def test_a_file_has_a_set_or_a_public_key_or_a_certificate(tmp_path: Path, alg: 
     for data in (jwks(issuer), issuer.pem, b"\n\n" + issuer.pem, certificate_of(issuer.private_key)):
         keys = read_key_file(write(tmp_path, data))
         assert opens(keys, issuer)
-        assert keys.proofs == read_jwks(jwks(issuer)).proofs, "it is the same key, wherever it is found"
+        assert proofs(keys) == proofs(read_jwks(jwks(issuer))), "it is the same key, wherever it is found"
 
 
 def test_a_key_out_of_a_pem_file_fits_every_id(tmp_path: Path) -> None:

@@ -137,9 +137,6 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     taken(office, "t499")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DEFECT: at the bound a ticket whose stream is open gives way like an unused one"
-)
 def test_a_flood_of_tickets_takes_no_open_streams_ticket_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "MOST", 50)
     office = sold()

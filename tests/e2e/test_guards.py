@@ -613,10 +613,6 @@ async def test_where_nobody_knows_the_viewer_the_upstream_is_told_nothing_and_no
         assert (fields_of(third, "x-user"), fields_of(third, "x-tenant")) == ([b"ada"], [])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="DEFECT: `X_User` passes through beside `X-User`; WSGI and CGI backends read both as HTTP_X_USER",
-)
 @story
 async def test_a_lie_with_an_underscore_does_not_pass_either(edge: Edge) -> None:
     async with place(edge, TOLD, upstream=HEADERS) as (gate, api, _who):
@@ -744,9 +740,6 @@ async def test_another_spelling_of_a_path_does_not_go_round_its_guard(edge: Edge
             assert (reply.status in (400, 401, 404), api.requests) == (True, []), reply
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DEFECT: in `allow`, `params.rest` is the path as it was spelled, dots, escapes and all"
-)
 @pytest.mark.parametrize(
     "rest", ["public/../admin", "public/%2e%2e/admin", "public/..%2fadmin", "public/x/../../admin"]
 )
@@ -763,10 +756,6 @@ async def test_what_allow_sees_of_the_rest_of_a_path_is_what_the_backend_makes_o
         assert (reply.status in (400, 403, 404), api.requests) == (True, [])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="DEFECT: a preflight carries no credential, so no page of another origin can use a guarded proxy",
-)
 @story
 async def test_a_preflight_for_a_guarded_proxy_reaches_the_backend(edge: Edge) -> None:
     async with place(edge, PASSED) as (gate, api, _who):

@@ -81,6 +81,12 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 # Good and bad tokens
 
 
+GOOD_HERE = {
+    "alg is ES256, by no key of theirs", "alg is RS256, by no key of theirs", "nbf is in 31 s", "iat is in 31 s",
+}  # fmt: skip
+"""Good by another of the keys, or a moment later."""
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 @story
 async def test_good_tokens_open_streams_and_hostile_ones_are_all_answered_alike(edge: Edge, maker: Maker) -> None:
@@ -93,21 +99,21 @@ async def test_good_tokens_open_streams_and_hostile_ones_are_all_answered_alike(
                 for make in [*GOOD.values()][number::3]:
                     if make is not GOOD["kid is missing"]:
                         assert await opens(gate, bearer(make(it)))
-                other = {"alg is ES256, by no key of theirs", "alg is RS256, by no key of theirs"}
-                named = {name: make for name, make in hostile_to(it).items() if name not in other}
+                named = {name: make for name, make in hostile_to(it).items() if name not in GOOD_HERE}
                 tokens += [make(it) for make in [*named.values()][number::7]]
             tokens += [make() for make in HOSTILE_IN_A_CROWD.values()]
             plain = await gate.ask("GET", STREAM)
             assert plain.get("www-authenticate") == "Bearer"
-            for number, token in enumerate(filter(is_sendable, tokens)):
+            sent = [
+                token for token in tokens if is_sendable(token) and len(token) < 30_000
+            ]  # more is 431 for everybody
+            assert len(sent) > 80
+            for number, token in enumerate(sent):
                 is_for_cookie = number % 2 and not set(token) & set('; "')
                 shown = ("Cookie", f"session_jwt={token}") if is_for_cookie else bearer(token)
                 reply = await gate.ask("GET", STREAM, shown)
-                assert (reply.status, reply.body) in ((401, plain.body), (431, reply.body)), token
-                if reply.status == 431:
-                    assert len(token) > 32_000
-                else:
-                    assert _undated(reply.headers) == _undated(plain.headers)
+                assert (reply.status, reply.body) == (401, plain.body), token
+                assert _undated(reply.headers) == _undated(plain.headers)
             assert server.fetches == 1
 
 

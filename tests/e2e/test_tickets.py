@@ -426,8 +426,8 @@ async def test_a_ticket_is_its_buyers_identity_and_that_of_nobody_else(edge: Edg
         # Bob's own cookie makes no difference: the ticket is who it is.
         async with gate.watch(f"/own/ada/events?ticket={ticket}", ("Cookie", "session=s2")) as viewer:
             assert viewer.status == 200
-            assert gate.service.gate.streams.rights.keys_of("ada")
-            assert not gate.service.gate.streams.rights.keys_of("bob")
+            assert gate.service.gate.streams.rights.shown_by("ada")
+            assert not gate.service.gate.streams.rights.shown_by("bob")
 
 
 @story

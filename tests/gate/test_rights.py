@@ -157,13 +157,6 @@ async def test_a_recheck_that_stops_on_a_defect_is_not_the_last_one(caplog: pyte
     await stage.rights.aclose()
 
 
-DEAD = pytest.mark.xfail(
-    strict=True,
-    reason="DEFECT: a right that was ended is joined by who comes while one of its streams is still leaving, unasked",
-)
-
-
-@DEAD
 @pytest.mark.parametrize("verdicts", [[Refused(401, "gone")], [Down("away")] * 3], ids=["no", "down"])
 @story
 async def test_who_comes_while_others_are_put_out_is_asked_about_too(verdicts: list[Verdict | Exception]) -> None:
@@ -223,16 +216,13 @@ async def test_somebody_is_put_out_by_name() -> None:
     readers = {
         key: stage.sit(stage.granted(key, name))[1] for key, name in ((b"1", "ada"), (b"2", "ada"), (b"3", "grace"))
     }
-    assert stage.rights.keys_of("ada") == [b"1", b"2"]
+    assert stage.rights.shown_by("ada") == [b"1", b"2"]
     assert stage.rights.revoke("ada") == 2
     assert [reader.is_closed for reader in readers.values()] == [True, True, False]
     assert stage.rights.revoke("nobody") == 0
     await stage.rights.aclose()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DEFECT: streams that are ended already are counted once more by a second revocation"
-)
 @story
 async def test_who_is_put_out_already_is_not_counted_again() -> None:
     stage = Stage()

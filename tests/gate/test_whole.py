@@ -65,7 +65,7 @@ class World:
             await self.say(whole, state=None if self.form is Form.EVENTS else whole)
 
     def ask(self, cursor: str | None = None, wait: float = 0.0) -> Answer | Awaitable[Answer]:
-        return answer_whole(self.topics, self.topic, cursor, wait, SHARED)
+        return answer_whole(self.topics, self.topic, cursor, wait, SHARED, lambda reader: None)
 
     def get(self, cursor: str | None = None) -> Got:
         answer = self.ask(cursor)

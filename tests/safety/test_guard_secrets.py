@@ -7,7 +7,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -19,8 +19,20 @@ from ssegate.config.load import parse_config
 from ssegate.errors import ConfigError
 from tests.e2e.gate import Edge, RunningGate, make_config, running_gate
 from tests.guards import (
-    GARBAGE, JSON, JwksServer, WhoAmI, closes, cuts, cuts_in_the_head, knows, nameless, redirects, refuses, replies, resets, sends,
-)  # fmt: skip
+    GARBAGE,
+    JwksServer,
+    WhoAmI,
+    closes,
+    cuts,
+    cuts_in_the_head,
+    knows,
+    nameless,
+    redirects,
+    refuses,
+    replies,
+    resets,
+    sends,
+)
 from tests.ports import free_port
 from tests.safety.harness import Client, Http2Client, Response, get, run
 from tests.tokens import AUDIENCE, ISSUER, Issuer, base64url
@@ -182,14 +194,26 @@ def strange_tokens() -> Iterator[str]:
     yield RSA.token({"kid": SECRETS["a header of a token"]}, pet=SECRETS["a claim"])
     yield RSA.token({"jku": f"https://x/{SECRETS['a header of a token']}"}, pet=SECRETS["a claim"], exp=1)
     yield RSA.sign({"alg": "RS256", "kid": "k1"}, SECRETS["a claim"].encode())
-    yield RSA.sign({"alg": "RS256", "kid": "k1", "crit": ["x"], "x": SECRETS["a header of a token"]}, {"pet": SECRETS["a claim"]})
+    yield RSA.sign(
+        {"alg": "RS256", "kid": "k1", "crit": ["x"], "x": SECRETS["a header of a token"]}, {"pet": SECRETS["a claim"]}
+    )
     yield RSA.sign({"alg": "none"}, {"pet": SECRETS["a claim"]}).rpartition(".")[0] + "."
     yield token()[:-5]
     yield token() + ".x"
     yield base64url(SECRETS["a claim"].encode()).decode() + ".x.y"
 
 
-PATHS = ("/by/session", "/by/user", "/by/shared", "/by/partner", "/by/any", "/for/ada", "/for/grace", "/live?topic=/by/any&topic=/for/ada", "/proxied/x")
+PATHS = (
+    "/by/session",
+    "/by/user",
+    "/by/shared",
+    "/by/partner",
+    "/by/any",
+    "/for/ada",
+    "/for/grace",
+    "/live?topic=/by/any&topic=/for/ada",
+    "/proxied/x",
+)
 
 
 async def ask(it: Place, data: bytes) -> Response:
@@ -207,7 +231,13 @@ async def ask(it: Place, data: bytes) -> Response:
 
 
 def post(target: str, body: bytes, *headers: str) -> bytes:
-    lines = (f"POST {target} HTTP/1.1", "Host: gate.test", "Connection: close", *headers, f"Content-Length: {len(body)}")
+    lines = (
+        f"POST {target} HTTP/1.1",
+        "Host: gate.test",
+        "Connection: close",
+        *headers,
+        f"Content-Length: {len(body)}",
+    )
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
@@ -218,7 +248,12 @@ async def strangers(it: Place) -> None:
         mark = "&" if "?" in path else "?"
         for headers in strange_credentials():
             it.told.append(await ask(it, get(path, *headers)))
-        for query in (f"access_token={wrong}", f"ticket={SECRETS['an unknown ticket']}", f"ticket={wrong}&jwt={wrong}", f"token={quote(token())}"):
+        for query in (
+            f"access_token={wrong}",
+            f"ticket={SECRETS['an unknown ticket']}",
+            f"ticket={wrong}&jwt={wrong}",
+            f"token={quote(token())}",
+        ):
             it.told.append(await ask(it, get(f"{path}{mark}{query}")))
         it.told.append(await ask(it, get(path, "Accept: application/json", bearer(SECRETS["authorization"]))))
         it.told.append(await ask(it, get(path, "Accept: x/y", bearer(SECRETS["authorization"]))))
@@ -231,7 +266,11 @@ async def strangers(it: Place) -> None:
         it.told.append(await ask(it, post("/_ssegate/ticket", body.encode())))
         await it.gate.admin.ask("POST", "/revoke", body=body.replace("path", "who").encode())
     async with await Http2Client.begin(it.gate.port) as http2:
-        for name, secret in ((b"authorization", "authorization"), (b"cookie", "another cookie"), (b"x-api-key", "an unknown key")):
+        for name, secret in (
+            (b"authorization", "authorization"),
+            (b"cookie", "another cookie"),
+            (b"x-api-key", "an unknown key"),
+        ):
             stream = await http2.request(b"/by/any", (name, SECRETS[secret].encode()))
             await http2.outcome(stream)
             it.told.append(Response(http2.status(stream), [], http2.body(stream), True))
@@ -258,17 +297,22 @@ async def friends(it: Place) -> None:
             ticket = json.loads(bought.body)["ticket"]
             it.tickets.append(ticket)
             mark = "&topic=/by/any" if path == "/live" else ""
-            for target in (f"{path}?ticket={ticket}{mark}", f"{path}?ticket={ticket}{mark}", f"/nowhere?ticket={ticket}", f"/by/user?ticket={ticket}"):
+            for target in (
+                f"{path}?ticket={ticket}{mark}",
+                f"{path}?ticket={ticket}{mark}",
+                f"/nowhere?ticket={ticket}",
+                f"/by/user?ticket={ticket}",
+            ):
                 it.told.append(await ask(it, get(target)))
     await ask(it, post("/own", b"{}", *KNOWN["session"]))
 
 
-Trouble = Callable[[], object]
-
-
 def troubles(it: Place) -> Iterator[None]:
     """All that guards and issuers may do wrong, one after the other, each with something secret in it."""
-    trouble, cookie = SECRETS["a guard's own trouble"].encode(), (b"Set-Cookie", b"a=" + SECRETS["a guard's cookie"].encode())
+    trouble, cookie = (
+        SECRETS["a guard's own trouble"].encode(),
+        (b"Set-Cookie", b"a=" + SECRETS["a guard's cookie"].encode()),
+    )
     for plan in (
         refuses(500, cookie, body=trouble),
         refuses(401, cookie, (b"WWW-Authenticate", b"Bearer")),
@@ -290,7 +334,13 @@ def troubles(it: Place) -> Iterator[None]:
         it.who.usually(plan)
         yield
     secret = SECRETS["the issuer's answer"].encode()
-    for body in (secret, b'{"keys": "%b"}' % secret, b'{"keys": [{"kty": "%b"}]}' % secret, b'{"keys": [{"kty": "oct", "k": "%b"}]}' % secret, *GARBAGE.values()):
+    for body in (
+        secret,
+        b'{"keys": "%b"}' % secret,
+        b'{"keys": [{"kty": "%b"}]}' % secret,
+        b'{"keys": [{"kty": "oct", "k": "%b"}]}' % secret,
+        *GARBAGE.values(),
+    ):
         it.keys.serve(body)
         yield
     it.keys.serve(secret, (b"Location", b"https://elsewhere.example/" + secret), status=302)
@@ -377,7 +427,11 @@ def test_nothing_is_told_of_what_goes_wrong_with_a_guard(caplog: pytest.LogCaptu
         async with place() as it:
             for _ in troubles(it):
                 for path in ("/by/session", "/by/user", "/by/any", "/live?topic=/by/session", "/proxied/x"):
-                    for headers in (*KNOWN.values(), (f"Cookie: session={SECRETS['another cookie']}",), (bearer(RSA.token({"kid": "other"})),)):
+                    for headers in (
+                        *KNOWN.values(),
+                        (f"Cookie: session={SECRETS['another cookie']}",),
+                        (bearer(RSA.token({"kid": "other"})),),
+                    ):
                         it.told.append(await ask(it, get(path, *headers)))
                 it.gate.service.gate.reload(make_config(EDGE.yaml(0, it.text, admin=0)))
             await it.who.go_down()
