@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-from ssegate.auth.guard import Down, Granted, Question, Refused, Verdict, digest
+from ssegate.auth.guard import Down, Granted, Guard, Question, Refused, Verdict, digest
 from ssegate.config.auth import Forward, HeaderClaims
 from ssegate.config.model import Upstream as UpstreamSettings
 from ssegate.core.claims import identity_of
@@ -206,6 +206,9 @@ class ForwardGuard:
         """See `Guard`."""
         self._doubts += 1
         self._asking.clear()
+
+    def give_way(self, successor: Guard) -> None:
+        """See `Guard`; they have nothing in common."""
 
     async def aclose(self) -> None:
         """See `Guard`."""

@@ -121,6 +121,10 @@ class Guard(Protocol):
         """What is being asked at this moment may be answered as of before: remember nothing of it, and let nobody else wait for it."""
         ...
 
+    def give_way(self, successor: Guard) -> None:
+        """Another configuration has a guard of this name in its place: what both use is the other's to close."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of connections and questions under way."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from urllib.parse import urlsplit
 
 from ssegate.config.auth import SigningKeys
@@ -119,10 +120,11 @@ class FetchedKeyring(Keyring):
         self._fetching = None
 
     async def _refresh(self, now: float) -> None:
+        began = time.monotonic()
         try:
             keys, age = await self._ask()
         except (UpstreamError, KeyFault) as error:
-            self._again_at = now + self._pause
+            self._again_at = now + (time.monotonic() - began) + self._pause
             self._pause = min(2 * self._pause, RETRY[1])
             self._fail(str(error))
             return

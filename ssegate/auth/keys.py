@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping, Sequence
 
-from ssegate.auth.guard import Granted, Question, Refused, digest
+from ssegate.auth.guard import Granted, Guard, Question, Refused, digest
 from ssegate.config.auth import ApiKeys
 from ssegate.core.headers import Headers
 from ssegate.core.principal import Principal
@@ -70,6 +70,9 @@ class ApiKeyGuard:
 
     def doubt(self) -> None:
         """See `Guard`; nobody is asked."""
+
+    def give_way(self, successor: Guard) -> None:
+        """See `Guard`; they have nothing in common."""
 
     async def aclose(self) -> None:
         """See `Guard`."""

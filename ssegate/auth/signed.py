@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ssegate.auth.guard import Down, Granted, Question, Refused, Verdict, digest
+from ssegate.auth.guard import Down, Granted, Guard, Question, Refused, Verdict, digest
 from ssegate.auth.keyring import Keyring, make_keyring
 from ssegate.config.auth import DEFAULT_ALGORITHMS, DEFAULT_SHARED, Jwt
 from ssegate.config.keyset import Key
@@ -201,15 +201,15 @@ class SignedTokenGuard:
     def doubt(self) -> None:
         """See `Guard`; who somebody is, nobody is asked."""
 
+    def give_way(self, successor: Guard) -> None:
+        """See `Guard`."""
+        if isinstance(successor, SignedTokenGuard) and successor.keyring is self.keyring:
+            self._owns_keyring = False
+
     async def aclose(self) -> None:
         """See `Guard`."""
         if self._owns_keyring:
             await self.keyring.aclose()
-
-    def pass_keyring(self) -> Keyring:
-        """Give the keys to the guard that takes this one's place, which closes them. This one may still be judging by them."""
-        self._owns_keyring = False
-        return self.keyring
 
 
 def _just_before(principal: Principal) -> float:
@@ -260,7 +260,7 @@ def make_signed(name: str, settings: Jwt, before: object = None, *, is_same: boo
     """See `make_guard`. Keys that are fetched stay, if they come from where they came; a file is read anew, for it may have changed."""
     old = before if isinstance(before, SignedTokenGuard) else None
     if old is not None and old.settings.keys == settings.keys and settings.keys.file is None:
-        return old if is_same else SignedTokenGuard(name, settings, old.pass_keyring())
+        return old if is_same else SignedTokenGuard(name, settings, old.keyring)
     keyring = make_keyring(name, settings.keys)
     if old is not None and is_same and keyring.keys is not None and keyring.keys.is_same(old.keyring.keys):
         return old

@@ -71,8 +71,8 @@ class KeySet:
         """Whether it has the same keys, with the same ids, for the same algorithms."""
         return other is not None and self._essence() == other._essence()
 
-    def _essence(self) -> list[tuple[str | None, bytes, tuple[str, ...]]]:
-        return [(key.id, key.proof, tuple(key.by_algorithm)) for key in self.keys]
+    def _essence(self) -> list[tuple[str, bytes, tuple[str, ...]]]:
+        return sorted((key.id or "", key.proof, tuple(key.by_algorithm)) for key in self.keys)
 
     def find(self, algorithm: str, id_: str | None) -> Sequence[Key]:
         """Those that a token with this algorithm and key id may be signed with. A key without an id fits every id."""

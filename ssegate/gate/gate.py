@@ -162,8 +162,10 @@ class Gate:
         kept = set(after.values())
         for guard in after.values():
             guard.begin()
-        for guard in before.values():
+        for name, guard in before.items():
             if guard not in kept:
+                if name in after:
+                    guard.give_way(after[name])
                 self._spawn(guard.aclose())
 
     async def _retire(self, topics: Iterable[Topic], slots: Iterable[UpstreamSlot], timeout: float) -> None:

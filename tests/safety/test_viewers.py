@@ -44,7 +44,7 @@ from tests.safety.crowd import (
     World,
     world,
 )
-from tests.safety.harness import PATIENCE, run, run_for
+from tests.safety.harness import PATIENCE, Client, run, run_for
 from tests.tokens import Issuer
 from tests.upstream.scripted import Call, ScriptedUpstream, answer
 
@@ -297,9 +297,14 @@ def test_no_token_tells_whether_its_bearer_is_known(caplog: pytest.LogCaptureFix
     async def test() -> None:
         async with onlooking(caplog) as (_, onlooker):
             stranger = Issuer("HS256", kid=None, key="another")
-            bad: dict[str, object]
-            for issuer, bad in ((stranger, {}), (ISSUES, {"exp": 1}), (ISSUES, {"aud": "x"}), (ISSUES, {"iss": "x"})):
-                tokens = [issuer.token(sub=name, **bad) for name in (ADA, GRACE, NOBODY)]
+            wrong: tuple[tuple[Issuer, dict[str, object]], ...] = (
+                (stranger, {}),
+                (ISSUES, {"exp": 1}),
+                (ISSUES, {"aud": "another"}),
+                (ISSUES, {"iss": "another"}),
+            )
+            for issuer, claims in wrong:
+                tokens = [issuer.token(sub=name, **claims) for name in (ADA, GRACE, NOBODY)]
                 tries = [Try("/shared", (("Authorization", f"Bearer {token}"),)) for token in tokens]
                 await onlooker.finds_no_difference(*tries, status=401)
 
@@ -421,6 +426,51 @@ def test_a_write_through_a_guarded_proxy_route_reaches_the_backend_whole(wire: i
             assert ADA.encode() in await opened.whole()
             (asked,) = (asked for asked in it.backend.requests if asked.target == "/guarded/echo")
             assert len(asked.body) == size
+
+    run(test())
+
+
+# What a viewer says of itself
+
+
+SAYINGS: tuple[tuple[str, str], ...] = (
+    ("X-User", GRACE),
+    ("x-user", GRACE),
+    ("Connection", "X-User"),
+    ("Connection", "close, x-user"),
+    ("Connection", "keep-alive, X-User, cookie"),
+    ("X_User", GRACE),
+    ("x_uSER", GRACE),
+)
+
+
+@pytest.mark.parametrize(("name", "value"), SAYINGS)
+@pytest.mark.parametrize("target", ["/guarded/echo", "/told", "/public", "/echo"])
+def test_the_backend_hears_who_a_viewer_is_from_the_gate_alone(target: str, name: str, value: str) -> None:
+    async def test() -> None:
+        async with world(1) as it:
+            headers = (*shown(it.people[0])[:1], (name, value), ("Accept", JSON))
+            for wire in it.wires if name.lower() != "connection" else it.wires[:1]:
+                opened = await wire.ask("GET", target, headers)
+                await opened.whole()
+                assert opened.status == 200
+            asked = [each for each in it.backend.requests if each.target == target]
+            assert asked
+            for each in asked:
+                said = [value for field, value in each.headers if field.lower().replace(b"_", b"-") == b"x-user"]
+                assert said == ([b"ada.one"] if target in ("/guarded/echo", "/told") else []), each.head
+
+    run(test())
+
+
+def test_what_stands_behind_a_body_does_not_say_who_a_viewer_is() -> None:
+    async def test() -> None:
+        async with world(1) as it, await Client.connect(it.gate.port) as client:
+            lines = ("POST /echo HTTP/1.1", "Host: gate.test", "Transfer-Encoding: chunked", "Trailer: X-User", "", "")
+            await client.send("\r\n".join(lines).encode() + b"1\r\nx\r\n0\r\nX-User: grace.two\r\n\r\n")
+            response = await client.read_response()
+            assert response.status == 200
+            assert GRACE.encode() not in b"".join(asked.head + asked.body for asked in it.backend.requests)
 
     run(test())
 
