@@ -594,6 +594,7 @@ async def test_keys_are_still_fetched_when_something_else_of_the_guard_has_chang
         before = make_signed("user", settings(f"keys: {server.url}"))
         await answered(before, issuer().token())
         async with aclosing(make_signed("user", settings(f"keys: {server.url}, identity: sub"), before)) as after:
+            before.give_way(after)
             await before.aclose()
             server.publish(issuer(kid="new"))
             assert isinstance(await answered(after, issuer(kid="new").token()), Granted)

@@ -372,7 +372,7 @@ def test_the_ticket_desk_does_not_tell_what_there_is(caplog: pytest.LogCaptureFi
 def test_figures_name_no_viewer_topic_key_stream_or_ticket() -> None:
     async def test() -> None:
         async with world(random.randrange(2**32)) as it:
-            await it.run(150)
+            await it.run(60)
             await it.step_revoke(it.rng, it.people[0])
             figures = (await it.gate.admin.ask("GET", "/metrics")).body.decode()
             assert "ssegate_denials" in figures
