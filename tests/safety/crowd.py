@@ -203,16 +203,16 @@ class Backend(ScriptedUpstream):
             self.bare.append(asked)
 
     async def _live(self, call: Call, name: str, most: int) -> None:
-        """Lines that come as things happen; with `most`, so many."""
+        """Lines that come as things happen; with `most`, so many. Then the connection ends, and says so before."""
+        fields = ("Content-Type: application/x-ndjson", "Transfer-Encoding: chunked", "Connection: close")
+        head = "\r\n".join(("HTTP/1.1 200 OK", *fields, "", "")).encode()
         if self.hold is not None:
             await self.hold.wait()
         queue: asyncio.Queue[int] = asyncio.Queue()
         self._lives[name].add(queue)
         gone = asyncio.ensure_future(call.closed())
         try:
-            await call.send(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
-            )
+            await call.send(head)
             queue.put_nowait(self.n[name])
             sent = 0
             while not gone.done():
@@ -462,7 +462,10 @@ class Reading:
 class World:
     """Everything, and the steps that can be taken in it."""
 
-    def __init__(self, gate: RunningGate, backend: Backend, who: WhoAmI, setting: Setting, rng: random.Random) -> None:
+    def __init__(
+        self, gate: RunningGate, backend: Backend, who: WhoAmI, setting: Setting, rng: random.Random, server: str
+    ) -> None:
+        self._server = server
         self.gate, self.backend, self.who, self.setting, self.rng = gate, backend, who, setting, rng
         self.wires = (OneByOne(gate.port), AllAtOnce(gate.port))
         self.count = 0
@@ -805,7 +808,7 @@ class World:
 
     def reload(self) -> None:
         text = self.setting.yaml(self.backend.url, self.who.url)
-        self.gate.service.gate.reload(make_config(EDGE.yaml(0, text, server=SERVER, admin=0)))
+        self.gate.service.gate.reload(make_config(EDGE.yaml(0, text, server=self._server, admin=0)))
 
     # The run
 
@@ -868,14 +871,15 @@ async def says_who_slowly(who: WhoAmI, call: Call) -> None:
 
 
 @asynccontextmanager
-async def world(seed: int) -> AsyncIterator[World]:
+async def world(seed: int, server: str = SERVER) -> AsyncIterator[World]:
+    """`server` has keys of that, which choose the edge."""
     print(f"seed {seed}")
     async with Backend() as backend, WhoAmI() as who:
         who.usually(says_who_slowly)
         setting = Setting({name: f"first-{number}" for number, name in enumerate(PEOPLE)})
         text = setting.yaml(backend.url, who.url)
-        async with running_gate(EDGE, text, admin=True, server=SERVER) as gate:
-            made = World(gate, backend, who, setting, random.Random(seed))
+        async with running_gate(EDGE, text, admin=True, server=server) as gate:
+            made = World(gate, backend, who, setting, random.Random(seed), server)
             try:
                 yield made
             finally:

@@ -377,10 +377,15 @@ async def assert_all_is_silent(it: Place, log: pytest.LogCaptureFixture) -> None
         assert_tells_nothing("an answer", text, *it.tickets)
 
 
+def keep_all(log: pytest.LogCaptureFixture) -> None:
+    """Let the log be as talkative as it can; asyncio's own says at that level how long each select took."""
+    log.set_level(logging.DEBUG)
+    log.set_level(logging.INFO, "asyncio")
+
+
 def test_nothing_that_strangers_show_is_told_anywhere(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        caplog.set_level(logging.DEBUG)
-        logging.getLogger("asyncio").setLevel(logging.INFO)
+        keep_all(caplog)
         async with place() as it:
             await strangers(it)
             statuses = {response.status for response in it.told}
@@ -398,8 +403,7 @@ def test_nothing_that_strangers_show_is_told_anywhere(caplog: pytest.LogCaptureF
 
 def test_nothing_that_viewers_show_is_told_anywhere(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        caplog.set_level(logging.DEBUG)
-        logging.getLogger("asyncio").setLevel(logging.INFO)
+        keep_all(caplog)
         async with place() as it:
             await friends(it)
             assert len(it.tickets) >= 6
@@ -422,8 +426,7 @@ def test_nothing_that_viewers_show_is_told_anywhere(caplog: pytest.LogCaptureFix
 
 def test_nothing_is_told_of_what_goes_wrong_with_a_guard(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        caplog.set_level(logging.DEBUG)
-        logging.getLogger("asyncio").setLevel(logging.INFO)
+        keep_all(caplog)
         async with place() as it:
             for _ in troubles(it):
                 for path in ("/by/session", "/by/user", "/by/any", "/live?topic=/by/session", "/proxied/x"):
@@ -454,8 +457,7 @@ def test_nothing_is_told_of_what_goes_wrong_with_a_guard(caplog: pytest.LogCaptu
 @pytest.mark.xfail(strict=True, reason="DEFECT: a token that was put into the path is in the log and in /denials")
 def test_a_token_in_the_path_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        caplog.set_level(logging.DEBUG)
-        logging.getLogger("asyncio").setLevel(logging.INFO)
+        keep_all(caplog)
         async with place() as it:
             assert (await ask(it, get(f"/for/{RSA.token(pad='x')}"))).status in (401, 404)
             await assert_all_is_silent(it, caplog)
