@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -26,6 +27,9 @@ TICKET_FIELD = "ticket"
 
 TICKET_MARK = "sst_"
 """What tickets begin with, so that one that strays can be told from a backend's own."""
+
+_CREDENTIAL = re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]*){1,2}|" + TICKET_MARK + r"[\w-]{8,}")
+"""What stands in the wrong place when it stands in a path: a JWT, or a ticket."""
 
 _NO_CREDENTIAL = "a credential is needed, and there is none, or it is not good any more"
 _NOT_ALLOWED = "this is not for you"
@@ -167,16 +171,15 @@ class Door:
     def note(self, refused: Refused, names: Sequence[str], asked: Asked, principal: Principal | None = None) -> None:
         """Note that somebody was not let in."""
         guard = names[0] if len(names) == 1 else ", ".join(names)
+        path = _CREDENTIAL.sub("***", asked.path)
         if principal is not None and principal.guard:
             guard = principal.guard
         identity = None if principal is None else principal.identity
-        self.denials.add(
-            Denial(time.time(), refused.status, asked.path, guard, refused.reason, asked.address, identity)
-        )
+        self.denials.add(Denial(time.time(), refused.status, path, guard, refused.reason, asked.address, identity))
         log.info(
             "%d for %s from %s: guard %s: %s",
             refused.status,
-            asked.path,
+            path,
             asked.address or "-",
             guard or "-",
             refused.reason,

@@ -89,9 +89,14 @@ class Gate:
         return self.table.config
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it is on its way down."""
+        return self.streams.is_draining
+
+    @property
     def is_ready(self) -> bool:
         """Whether new requests should be sent here."""
-        return self._is_started and not self.streams.is_draining
+        return self._is_started and not self.is_draining
 
     @property
     def troubles(self) -> list[str]:

@@ -34,6 +34,7 @@ from ssegate.gate.rights import Rights, Seat, Still
 from ssegate.gate.routes import AnyEventRoute, EventRoute, JoinedRoute, NamesOf, Table, WebhookRoute
 from ssegate.gate.topics import Topics, Watch
 from ssegate.gate.visit import (
+    STREAM_HEADER,
     Viewer,
     Visit,
     comeback,
@@ -348,7 +349,7 @@ class Streams:
 
     def _show_own(self, watch: Watch, viewer: Viewer, still: Still) -> Reply | Awaitable[Reply]:
         self.topics.go_on(watch)
-        viewer = replace(viewer, shared=(*viewer.shared, (b"ssegate-stream", watch.name.encode())))
+        viewer = replace(viewer, shared=(*viewer.shared, (STREAM_HEADER, watch.name.encode())))
         if isinstance(watch.route, TaskRoute) and watch.is_cold:
             return self._show_cold(watch, viewer, still)
         return self._show(watch.topic, watch.route.route, viewer, still)

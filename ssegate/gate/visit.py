@@ -29,6 +29,9 @@ CURSOR_HEADER = "last-event-id"
 CURSOR_FIELDS = ("lastEventId", "last_event_id", "Last-Event-ID")
 """Query parameters that carry the cursor where a client cannot set the header, the best first."""
 
+STREAM_HEADER = b"ssegate-stream"
+"""The answer header that names a stream that belongs to one request."""
+
 COMEBACK = (5.0, 15.0)
 """Seconds within which a client that is turned away for now comes back, at random."""
 
@@ -79,7 +82,9 @@ class Viewer:
     def asked(self) -> Asked:
         """What is noted of it if it is refused."""
         path = self.request.target.partition(b"?")[0].decode("latin-1")
-        return Asked(path, self.address, self.shared)
+        # Whoever is refused is told of no stream, even where one was found before.
+        shared = tuple(pair for pair in self.shared if pair[0] != STREAM_HEADER)
+        return Asked(path, self.address, shared)
 
 
 class Visit:

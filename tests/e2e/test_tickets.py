@@ -76,7 +76,7 @@ ROUTES = f"""
 """
 
 ADA = ("Cookie", "session=s1")
-BEARER = ("Authorization", f"Bearer {ISSUES.token()}")
+BEARER = ("Authorization", f"Bearer {ISSUES.token(exp=int(time.time()) + 3600)}")
 KEY = ("X-Api-Key", "key-of-acme")
 JSON = ("Content-Type", "application/json")
 TICKETS = "/_ssegate/ticket"
@@ -823,7 +823,8 @@ async def cursor_at_the_end(viewer: Viewer, reason: str) -> str:
 @story
 async def test_a_ticket_is_good_no_more_when_its_token_has_expired(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     async with selling(edge) as (gate, _, _):
-        used, unused = [await buy(gate, "/user/1/events", BEARER) for _ in range(2)]
+        bearer = ("Authorization", f"Bearer {ISSUES.token()}")
+        used, unused = [await buy(gate, "/user/1/events", bearer) for _ in range(2)]
         async with gate.watch(f"/user/1/events?ticket={used}") as viewer:
             cursor = await first_id(viewer)
         await gate.until_clients(0)

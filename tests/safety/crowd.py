@@ -38,9 +38,6 @@ KINDS = ("session", "user", "partner")
 """The guards."""
 
 CONTROL = frozenset({"reset", "fault", "recovered", "end", "expiring"})
-DEFECTS = ("ssegate-stream",)
-"""Headers that refusals have and should not: see `test_a_refusal_names_no_stream`. Empty, when that is mended."""
-
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 
 
@@ -500,7 +497,7 @@ class World:
 
     def check_refusal(self, label: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
         """A refusal of one kind is the same for everybody, whatever there is: byte for byte, but for the date and the framing."""
-        fields = sorted(pair for pair in headers if pair[0] not in ("date", *DEFECTS))
+        fields = sorted(pair for pair in headers if pair[0] != "date")
         kind = next((value for name, value in fields if name == "content-type"), "")
         known = self.refusals.setdefault((label, str(status), kind), (fields, body))
         assert known == (fields, body), f"{label}: {known} and {(fields, body)}"

@@ -38,6 +38,7 @@ admin: {listen: "127.0.0.1:0"}
 routes:
   - path: /tickets/{id}/events
     webhook: {at: /hooks/tickets, verify: none, match: {id: body.id}, then: emit}
+    auth: none
 """
 
 

@@ -403,9 +403,6 @@ def test_figures_name_no_viewer_topic_key_stream_or_ticket() -> None:
     run(test())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DEFECT: who is revoked while its own stream is opened gets the stream's name with the 401"
-)
 def test_a_refusal_names_no_stream() -> None:
     async def test() -> None:
         async with world(1) as it:
@@ -426,9 +423,6 @@ def test_a_refusal_names_no_stream() -> None:
     run(test())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DEFECT: what has come of a body while a guard is asked about a proxied request is lost"
-)
 @pytest.mark.parametrize(("wire", "size"), [(0, 2), (0, 300_000), (1, 2), (1, 10_000)])
 def test_a_write_through_a_guarded_proxy_route_reaches_the_backend_whole(wire: int, size: int) -> None:
     """By HTTP/1.1 and by HTTP/2, small and so large that the gate holds it back."""
@@ -520,6 +514,7 @@ WAYS: tuple[Try, ...] = (
     Try("/chat", (), "POST", b"{}"),
     Try("/guarded/x"),
     Try("/guarded/x", (), "POST"),
+    Try("/guarded/x", (), "POST", b"{}"),
     Try("/_ssegate/ticket", (), "POST", b'{"path": "/news"}'),
 )
 YES = (b"X-User-Id", b"somebody")

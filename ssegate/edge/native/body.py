@@ -55,6 +55,13 @@ class BodyReader:
         self._taken(len(whole))
         return whole
 
+    def hand_over(self) -> tuple[list[bytes], bool]:
+        """What has come while the gate was thinking, and whether that is all: for whoever passes on what follows."""
+        pieces = list(self._pieces)
+        self._pieces.clear()
+        self.unread, self.is_begun = 0, True
+        return pieces, self._is_whole
+
     def break_off(self) -> None:
         """The client is gone."""
         self._error = ClientGoneError()

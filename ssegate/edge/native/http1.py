@@ -420,8 +420,19 @@ class Http1Connection(Connection):
             self.answer(reply)
         elif isinstance(reply, Relay):
             self._relay = Http1Relay(self, reply, has_body=self._body is not None)
+            if self._body is not None:
+                self._pass_on(self._relay, *self._body.hand_over())
         else:
             self._stream(reply)
+
+    def _pass_on(self, relay: Http1Relay, pieces: list[bytes], is_whole: bool) -> None:
+        """What has come of the body already; the rest goes to the relay by itself."""
+        if pieces:
+            self.hold_back(False)
+        for piece in pieces:
+            relay.send(piece)
+        if is_whole:
+            relay.send_end()
 
     def answer(self, answer: Answer) -> None:
         """Write a whole response."""

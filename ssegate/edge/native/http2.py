@@ -472,8 +472,19 @@ class Http2Stream:
             self._answer(reply)
         elif isinstance(reply, Relay):
             self._relay = Http2Relay(self, reply, has_body=self._body is not None)
+            if self._body is not None and not self._tunnel:
+                self._pass_on(self._relay, *self._body.hand_over())
         else:
             self._stream(reply)
+
+    def _pass_on(self, relay: Http2Relay, pieces: list[bytes], is_whole: bool) -> None:
+        """What has come of the body already; the rest goes to the relay by itself."""
+        for piece in pieces:
+            relay.send(piece)
+        if pieces and relay.is_taking:
+            self.take()
+        if is_whole:
+            relay.send_end(self.trailers)
 
     def refuse(self, error: RejectedError) -> None:
         """Answer what cannot be served; a response that has begun is cut."""
