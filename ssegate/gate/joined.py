@@ -184,7 +184,8 @@ class JoinedOpening:
         begin = join.vector
         state = join.opening()
         if viewer.ticket is not None and shape is None:
-            visit.has_sent = lambda: _sent_by(join, begin, viewer.proven)
+            proven = viewer.proven  # and not the request
+            visit.has_sent = lambda: _sent_by(join, begin, proven)
             state = place(begin or BLANK) + state  # before it, as an opening may go on in what is read
         return self._streams.begin(self._target.route, viewer, visit, join.subscriber, state, is_resumed=is_resumed)
 

@@ -359,6 +359,7 @@ class Streams:
         if topic is None:
             return self.turn_away("topics", viewer)
         if (fault := self.fault(viewer.granted)) is not None:  # it may have been revoked while somebody was asked
+            self.topics.let_go(topic)
             return self.door.refuse(fault, route.auth or (), viewer.asked, viewer.principal)
         if viewer.media == JSON:
             seats: list[Seat] = []

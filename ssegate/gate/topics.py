@@ -220,6 +220,10 @@ class Topics:
         """Take a viewer away. After the last one it is watched for the route's `linger`."""
         topic = subscriber.topic
         self.hub.unsubscribe(subscriber, time.monotonic())
+        self.let_go(topic)
+
+    def let_go(self, topic: Topic) -> None:
+        """Whoever it was opened for does not come: it is watched for the route's `linger`, if nobody else reads it."""
         watch = self._watches.get(topic.key)
         if watch is not None and not watch.is_wanted:
             self._linger(watch)

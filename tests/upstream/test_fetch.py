@@ -474,8 +474,8 @@ def test_an_upstream_that_falls_silent_in_its_body_times_out() -> None:
 
 def test_a_byte_now_and_then_does_not_hold_a_fetch_for_ever() -> None:
     began = time.monotonic()
-    message = failure(lambda call: call.drip(answer(b"x" * 1000), 0.04), UpstreamTimeoutError, read=0.05, connect=0.1)
-    assert message == "GET http://api/orders/17: no whole answer in 0.4 s"
+    message = failure(lambda call: call.drip(answer(b"x" * 1000), 0.02), UpstreamTimeoutError, read=0.2, connect=0.1)
+    assert message == "GET http://api/orders/17: no whole answer in 1.3 s"
     assert time.monotonic() - began < 2
 
 
