@@ -99,9 +99,11 @@ def written(value: object, path: str = "") -> Iterator[str]:
             yield from written(item, inner + "." if inner == path else inner)
 
 
+SHOWN = {path.replace("..", ".") for path in written(yaml.safe_load(EXAMPLE))}
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_shown_in_the_example(key: str) -> None:
-    shown = {path.replace("..", ".") for path in written(yaml.safe_load(EXAMPLE))}
     name = key.rpartition(".")[2]
     # These exclude what stands beside them or want a file that is not there, so they are comments.
     commented = (
@@ -117,8 +119,8 @@ def test_every_key_is_shown_in_the_example(key: str) -> None:
     is_commented = key in commented and f"# {name}:" in EXAMPLE
     # Of the methods of a request one is shown; the others stand in its place.
     call = key.rpartition(".")[0]
-    is_method = name in METHODS and any(f"{call}.{method}" in shown for method in METHODS)
-    assert key in shown or is_commented or is_method
+    is_method = name in METHODS and any(f"{call}.{method}" in SHOWN for method in METHODS)
+    assert key in SHOWN or is_commented or is_method
 
 
 # Commands

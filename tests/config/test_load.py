@@ -406,7 +406,7 @@ def test_there_are_mappings_at_every_level_to_put_a_key_in() -> None:
     assert ("upstreams",) not in paths
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(st.text())
 @example("a: *a")
 @example("? ")
@@ -432,7 +432,7 @@ _WORDS = sorted(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(_WORDS), max_size=40))
 def test_words_of_the_language_in_any_order_are_a_configuration_or_a_config_error(words: list[str]) -> None:
     _accepts_or_reports("".join(words))
@@ -449,7 +449,7 @@ _DOCUMENTS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(
     st.dictionaries(_KEYS, _DOCUMENTS, max_size=8), st.lists(st.dictionaries(_KEYS, _DOCUMENTS, max_size=6), max_size=3)
 )
@@ -459,7 +459,7 @@ def test_known_keys_with_any_values_are_a_configuration_or_a_config_error(
     _accepts_or_reports(dump({**top, "version": 1, "routes": routes}))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_the_full_shape_with_one_value_exchanged_is_a_configuration_or_a_config_error(data: st.DataObject) -> None:
     document = deepcopy(DOCUMENT)

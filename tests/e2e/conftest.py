@@ -19,21 +19,19 @@ NOT_ABOUT_TLS = ("test_own_streams", "test_cursor", "test_slow", "test_statuses"
 
 NOT_ABOUT_HTTP = (
     "test_convergence", "test_lifecycle", "test_polling", "test_shared_streams", "test_bad_streams", "test_tasks", "test_feeds",
-    "test_shapes", "test_deliveries", "test_jwt", "test_tickets", "test_joined", "test_guards", "test_rights",
+    "test_shapes", "test_deliveries", "test_jwt", "test_tickets", "test_joined", "test_guards", "test_rights", "test_own_streams",
+    "test_cursor", "test_statuses", "test_joined_edges",
 )  # fmt: skip
 """Modules whose matter is the gate behind the edges: HTTP/2 they meet with the long ones."""
 
 
+MET_OVER_TLS = ("test_stream",)
+"""Modules that meet HTTP/2 over TLS, and without it with the long ones."""
+
 NOT_ABOUT_EDGES = (
-    "test_convergence",
-    "test_lifecycle",
-    "test_polling",
-    "test_jwt",
-    "test_tickets",
-    "test_joined",
-    "test_guards",
-    "test_rights",
-)
+    "test_convergence", "test_lifecycle", "test_polling", "test_jwt", "test_tickets", "test_joined", "test_guards", "test_rights",
+    "test_shapes", "test_shared_streams", "test_feeds", "test_tasks", "test_deliveries", "test_bad_streams",
+)  # fmt: skip
 """Modules that take a minute on each edge, or whose matter is none of theirs, and meet all but the first with the long ones."""
 
 
@@ -43,7 +41,7 @@ def is_elsewhere(item: pytest.Item) -> bool:
     if "asgi" in name:
         return module in NOT_ABOUT_EDGES
     if "native-h2" in name:
-        return module in NOT_ABOUT_HTTP
+        return module in (*NOT_ABOUT_HTTP, *MET_OVER_TLS)
     return "native-tls" in name and module in (*NOT_ABOUT_TLS, *NOT_ABOUT_HTTP)
 
 

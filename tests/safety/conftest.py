@@ -38,7 +38,7 @@ routes:
 """
 
 
-NOT_ABOUT_THE_EDGE = ("test_slow_readers", "test_upstreams", "test_webhooks", "test_hostile_values")
+NOT_ABOUT_THE_EDGE = ("test_slow_readers", "test_upstreams", "test_webhooks", "test_hostile_values", "test_relay")
 """Modules that run on the other edge with the long ones: what they are about is behind it, or takes half a minute."""
 
 
