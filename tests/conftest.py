@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("deep", max_examples=20_000, deadline=None, print_blob=True)
-settings.register_profile("usual", max_examples=50)
+settings.register_profile("usual", max_examples=50, deadline=None)
 settings.load_profile("usual")
 
 
