@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ssegate.auth.guard import Down, Granted, Guard, Question, Refused, Verdict, digest
 from ssegate.auth.keyring import Keyring, make_keyring
@@ -29,6 +30,9 @@ MAX_TOKEN = 16 * 1024
 
 MOST_KNOWN = 20_000
 """Tokens that are remembered as good. One takes about 2 kB."""
+
+MAX_KNOWN_HEADER = 512
+"""Characters of a token's header that is remembered."""
 
 MOST_TRIED = 8
 """Keys that are tried on one token: of a set in which they have no ids."""
@@ -221,8 +225,13 @@ def _just_before(principal: Principal) -> float:
 def _read_header(token: str) -> Mapping[str, object] | Refused:
     if _SHAPE.fullmatch(token) is None:
         return Refused(401, "the token is not of three parts in base64url", is_stranger=True)
+    part = token.partition(".")[0]
+    return _known_header(part) if len(part) <= MAX_KNOWN_HEADER else _decoded_header(part)
+
+
+def _decoded_header(part: str) -> Mapping[str, object] | Refused:
     try:
-        header = decode(_unpack(token.partition(".")[0]), is_strict=True)
+        header = decode(_unpack(part), is_strict=True)
     except (ValueError, UndecodableError):
         header = None
     if not isinstance(header, dict) or not isinstance(header.get("kid", ""), str):
@@ -230,17 +239,28 @@ def _read_header(token: str) -> Mapping[str, object] | Refused:
     return header
 
 
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
+
+
 def _unpack(part: str) -> bytes:
     """Decode base64url without padding (RFC 7515, 2). Raises `ValueError`, also where its last bits say nothing: two texts would be
     one token."""
-    data = urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    if urlsafe_b64encode(data).rstrip(b"=") != part.encode():
+    text = part.encode().translate(_FROM_URL)
+    data = a2b_base64(text + b"=" * (-len(text) % 4))
+    if b2a_base64(data, newline=False).rstrip(b"=") != text:
         raise ValueError("not as it would be encoded")
     return data
 
 
+_known_header = lru_cache(maxsize=256)(_decoded_header)
+"""The tokens of one issuer have one header, mostly: it is not read again for each."""
+
+
 def _proof(key: Key, algorithm: str) -> bytes:
-    return digest(algorithm, key.proof)
+    return _digest_of_proof(algorithm, key.proof)
+
+
+_digest_of_proof = lru_cache(maxsize=256)(digest)
 
 
 def _id_of(header: Mapping[str, object]) -> str | None:

@@ -302,13 +302,17 @@ class _Agenda:
 
     def at_wall(self, due: float, right: Right) -> None:
         """At this time of day."""
-        heapq.heappush(self._by_wall, (due, next(self._numbers), right))
-        self._wind()
+        self._put(self._by_wall, due, right)
 
     def at_clock(self, due: float, right: Right) -> None:
         """At this time of the monotonic clock."""
-        heapq.heappush(self._by_clock, (due, next(self._numbers), right))
-        self._wind()
+        self._put(self._by_clock, due, right)
+
+    def _put(self, heap: list[tuple[float, int, Right]], due: float, right: Right) -> None:
+        entry = (due, next(self._numbers), right)
+        heapq.heappush(heap, entry)
+        if heap[0] is entry or self._timer is None:  # else something else is due first
+            self._wind()
 
     def _wind(self) -> None:
         waits = []

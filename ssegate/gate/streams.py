@@ -169,7 +169,7 @@ class Streams:
             return self.turn_away("guard", viewer)
         if isinstance(verdict, Refused):
             return self.door.refuse(verdict, names, viewer.asked)
-        viewer = replace(viewer, granted=verdict)
+        viewer.granted = verdict
         if (reason := self.refusal(viewer)) is not None:
             return self.turn_away(reason, viewer)
         return proceed(viewer)

@@ -38,9 +38,10 @@ COMEBACK = (5.0, 15.0)
 HasSent = Callable[[], Callable[[str], bool]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Viewer:
-    """Who asks for an event route, and how."""
+    """Who asks for an event route, and how. It is changed once, when it has been let in; being copied for that cost a tenth of what a
+    guard costs (benchmarks/auth.py)."""
 
     request: Request
     address: str
