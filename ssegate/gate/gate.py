@@ -75,7 +75,7 @@ class Gate:
         self.hub = Hub()
         self.topics = Topics(self.hub, broker or MemoryBroker(_make_epoch), max_topics=config.limits.topics)
         self.door = Door(self.table.guards)
-        self.streams = Streams(self.topics, self.door, lambda: self.table)
+        self.streams = Streams(self.topics, self.door, self.table)
         self._desk = TicketDesk(self.streams)
         self.subscriptions = Subscriptions(self._ledger, lambda: self.table)
         self.deliveries = Deliveries(self.topics, Diary(secrets.token_hex(4)), self.subscriptions.keepers)
@@ -146,6 +146,7 @@ class Gate:
         """Go over to another configuration. Streams of routes that are the same in both stay open."""
         before = self.table
         self.table = Table(config, before=before, ledger=self._ledger, cursors=self._cursors)
+        self.streams.table = self.table
         self._change_guards(before.guards, self.table.guards)
         self.streams.end_joined(config.routes)
         self.subscriptions.begin()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from ssegate.auth.guard import Down, Granted, Question, Refused, Verdict
-from ssegate.config.model import Config, Route
+from ssegate.config.model import Route
 from ssegate.core.document import encode
 from ssegate.core.event import Event, encode_event, encode_retry, place
 from ssegate.core.headers import Headers
@@ -62,9 +62,11 @@ _STREAMING = tuple(media for media in OFFERED if media != JSON)
 class Streams:
     """All streams that are open, and how they are opened."""
 
-    def __init__(self, topics: Topics, door: Door, table: Callable[[], Table]) -> None:
+    def __init__(self, topics: Topics, door: Door, table: Table) -> None:
         self.topics = topics
         self.door = door
+        self.table = table
+        """The configuration in force, made ready; replaced with it."""
         self.own = OwnStreams(topics)
         self.rights = Rights(lambda name: door.guards.get(name), comeback, door.tickets.void)
         self.is_draining = False
@@ -74,19 +76,9 @@ class Streams:
         """Those of them that join several topics, and by which route."""
         self.refusals: Counter[str] = Counter()
         """How many were turned away, by reason."""
-        self._table = table
         self._by_ip: Counter[str] = Counter()
         self._by_user: Counter[str] = Counter()
         self._rates = Rates()
-
-    @property
-    def table(self) -> Table:
-        """The configuration in force, made ready."""
-        return self._table()
-
-    @property
-    def _config(self) -> Config:
-        return self._table().config
 
     # A request
 
@@ -95,9 +87,9 @@ class Streams:
     ) -> Reply | Awaitable[Reply]:
         """Answer a request to an event route."""
         route = target.route.route if isinstance(target, NamesOf) else target.route
-        shared = self._table().shared_headers(route, request.headers)
+        shared = self.table.shared_headers(route, request.headers)
         if request.method == "OPTIONS":
-            return self._table().preflight(request, shared)
+            return self.table.preflight(request, shared)
         fields = parse_query(query)
         asked = accepted_query({} if isinstance(target, NamesOf) else route.query, fields)
         if asked is None:
@@ -110,10 +102,10 @@ class Streams:
             wait = read_wait(None if media != JSON or "wait" in asked else dict(fields).get("wait"))
         except RejectedError as error:
             return problem(error.status, str(error), shared)
-        address = client_address(request.peer, request.headers, self._config.server.trusted_proxies)
+        address = client_address(request.peer, request.headers, self.table.config.server.trusted_proxies)
         longest = MAX_VECTOR if isinstance(target, JoinedRoute) else MAX_CURSOR
         cursor = read_cursor(request.headers, fields, longest)
-        viewer = Viewer(request, address, cursor, media, wait, shared, self._table())
+        viewer = Viewer(request, address, cursor, media, wait, shared, self.table)
         if (reason := self.refusal(viewer)) is not None or (reason := self._hurry(address)) is not None:
             return self.turn_away(reason, viewer)
         if isinstance(target, JoinedRoute):
@@ -146,7 +138,9 @@ class Streams:
 
     def question(self, request: Request) -> Question:
         """What a guard is asked about a request."""
-        return Question(request, request.method, without_ticket(request.target), self._config.server.trusted_proxies)
+        return Question(
+            request, request.method, without_ticket(request.target), self.table.config.server.trusted_proxies
+        )
 
     async def _admit_later(
         self,
@@ -248,7 +242,7 @@ class Streams:
             return problem(found, "the path or the query does not make a resource", viewer.shared)
         if found is None:
             return self.turn_away("topics", viewer)
-        still = self.still(target, params, asked, headers, found)
+        still = None if principal is None else self.still(target, params, asked, headers, found)
         if isinstance(found, Watch) and found.is_cold:
             return self._show_cold(found, viewer, still)
         return self._show(found.topic if isinstance(found, Watch) else found, target.route, viewer, still)
@@ -314,7 +308,7 @@ class Streams:
 
     # What it is shown
 
-    async def _show_cold(self, watch: Watch, viewer: Viewer, still: Still) -> Reply:
+    async def _show_cold(self, watch: Watch, viewer: Viewer, still: Still | None) -> Reply:
         """Wait for the first answer of the upstream; what it says may be ours."""
         journal = watch.topic.journal
         viewer = replace(viewer, since=viewer.since or Position(journal.epoch, journal.head))
@@ -332,7 +326,7 @@ class Streams:
     ) -> Reply:
         """Open a stream that belongs to this request; what the upstream says before it begins may be our answer."""
         principal = viewer.principal
-        opening = Opened(viewer.request, params, asked, self._config.limits.stream_body, principal, viewer.shared)
+        opening = Opened(viewer.request, params, asked, self.table.config.limits.stream_body, principal, viewer.shared)
         try:
             opened = await self.own.open(target, opening)
         except UpstreamError as error:
@@ -347,14 +341,14 @@ class Streams:
         shown = self._show_own(opened, viewer, still)
         return await shown if isinstance(shown, Awaitable) else shown
 
-    def _show_own(self, watch: Watch, viewer: Viewer, still: Still) -> Reply | Awaitable[Reply]:
+    def _show_own(self, watch: Watch, viewer: Viewer, still: Still | None) -> Reply | Awaitable[Reply]:
         self.topics.go_on(watch)
         viewer = replace(viewer, shared=(*viewer.shared, (STREAM_HEADER, watch.name.encode())))
         if isinstance(watch.route, TaskRoute) and watch.is_cold:
             return self._show_cold(watch, viewer, still)
         return self._show(watch.topic, watch.route.route, viewer, still)
 
-    def _show(self, topic: Topic | None, route: Route, viewer: Viewer, still: Still) -> Reply | Awaitable[Reply]:
+    def _show(self, topic: Topic | None, route: Route, viewer: Viewer, still: Still | None) -> Reply | Awaitable[Reply]:
         """Let the viewer read the topic, in the shape that was asked for."""
         if topic is None:
             return self.turn_away("topics", viewer)
@@ -365,7 +359,7 @@ class Streams:
             seats: list[Seat] = []
 
             def sit(reader: Subscriber) -> None:
-                if viewer.granted is not None:
+                if viewer.granted is not None and still is not None:
                     seats.append(self.rights.take(viewer.granted, reader, reader, still))
 
             answer = answer_whole(self.topics, topic, viewer.cursor, viewer.wait, viewer.shared, sit)
@@ -392,14 +386,14 @@ class Streams:
         """Why a right that was granted a while ago is good no more; None when it is."""
         return None if granted is None else self.door.has_ended(granted)
 
-    def _stream(self, topic: Topic, route: Route, viewer: Viewer, still: Still) -> Answer | Stream:
+    def _stream(self, topic: Topic, route: Route, viewer: Viewer, still: Still | None) -> Answer | Stream:
         shape = None if viewer.media == EVENT_STREAM else Shape(viewer.media)
         opening = self.topics.subscribe(topic, viewer.cursor, shape, viewer.since)
         if opening.is_finished:
             return Answer(204, viewer.shared)
         subscriber, state = opening.subscriber, opening.data
         visit = Visit(self, viewer, partial(self.topics.unsubscribe, subscriber))
-        if viewer.granted is not None:
+        if viewer.granted is not None and still is not None:
             visit.sit(viewer.granted, subscriber, subscriber, still)
         if viewer.ticket is not None and shape is None:
             begin, proven = subscriber.position, viewer.proven
@@ -472,7 +466,7 @@ class Streams:
 
     def refusal(self, viewer: Viewer) -> str | None:
         """Why there is no stream for this viewer now; None when there is. Asked again whenever something was waited for."""
-        limits, identity = self._config.limits, viewer.identity
+        limits, identity = self.table.config.limits, viewer.identity
         if viewer.request.method == "HEAD":
             return None
         if self.is_draining:
@@ -484,7 +478,7 @@ class Streams:
         most = limits.clients_per_user
         if most is not None and identity is not None and self._by_user[identity] >= most:
             return "clients_per_user"
-        if viewer.granted is not None and viewer.table is not self._table():
+        if viewer.granted is not None and viewer.table is not self.table:
             return "reloaded"  # what it was let in by, and to, may be others now
         return None
 
@@ -494,7 +488,7 @@ class Streams:
 
     def may_ask(self, address: str) -> bool:
         """Whether this address does not ask for streams and tickets too often; it is counted."""
-        rate = self._config.limits.requests_per_second
+        rate = self.table.config.limits.requests_per_second
         return rate is None or self._rates.allow(address, rate, time.monotonic())
 
     def turn_away(self, reason: str, viewer: Viewer) -> Answer | Stream:
