@@ -60,6 +60,7 @@ class JoinedOpening:
         self._verdicts: dict[tuple[str, ...], Verdict] = {}
         self._found: dict[str, Found | int] = {}
         """By the topic's name: the topic, or the status that a request for it alone would get."""
+        self._noted: set[tuple[str, ...]] = set()
         self._is_head = False
         self._refused: Refused | None = None
         self._readers: list[tuple[Subscriber, Found]] = []
@@ -124,7 +125,12 @@ class JoinedOpening:
         judged = self._verdicts[names]
         if isinstance(judged, Down):
             raise TurnedAwayError("guard")
-        return self._note(judged, names, path) if isinstance(judged, Refused) else judged
+        if not isinstance(judged, Refused):
+            return judged
+        if names not in self._noted:  # once for all topics with these guards: there may be a hundred
+            self._noted.add(names)
+            self._note(judged, names, path)
+        return judged.status
 
     def _note(self, refused: Refused, names: Sequence[str], path: str, principal: Principal | None = None) -> int:
         self._refused = self._refused or refused

@@ -196,7 +196,7 @@ class Rights:
             return
         if isinstance(verdict, Refused):
             log.info(
-                "guard %s: %s on a recheck; %d open streams are ended",
+                "guard %s: %s on a recheck; open streams ended: %d",
                 right.principal.guard,
                 verdict.reason,
                 len(right.seats),

@@ -117,7 +117,13 @@ class Visit:
         for seat in self._seats:
             self._streams.rights.leave(seat)
         self._part()
+        # An edge may hold its stream, and this with it, until the collector comes: its topic need not wait for that.
+        self._part, self._seats, self.has_sent = _done, (), None
         self._streams.leave(self._address, self._identity)
+
+
+def _done() -> None:
+    """There is nothing left to let go of."""
 
 
 def nothing_sent(cursor: str) -> bool:
