@@ -77,7 +77,14 @@ async def high_tide(gate: GateProcess, document: Document) -> int:
     return most
 
 
-@pytest.mark.parametrize("how", ["never reads", "zero window", "window of 1"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "never reads",
+        pytest.param("zero window", marks=pytest.mark.long),
+        pytest.param("window of 1", marks=pytest.mark.long),
+    ],
+)
 def test_clients_that_take_nothing_cost_little_memory_and_are_dropped(gate: GateProcess, how: str) -> None:
     async def test() -> None:
         document = Document(BIG)

@@ -110,6 +110,7 @@ async def p99_of(delays: list[float], seconds: float) -> float:
     return sorted(delays)[len(delays) * 99 // 100]
 
 
+@pytest.mark.long
 def test_a_thousand_stuck_clients_cost_little_and_delay_nobody(tmp_path: Path) -> None:
     allow_files(3000)
 
