@@ -10,7 +10,7 @@ from ssegate.admin.denials import Denials
 from ssegate.admin.diary import Diary, Entry
 from ssegate.admin.metrics import CONTENT_TYPE, Metrics
 from ssegate.core.document import decode
-from ssegate.edge.exchange import Answer, Body, Request, problem
+from ssegate.edge.exchange import Answer, Request, problem, read_whole
 from ssegate.errors import RejectedError, UndecodableError
 
 _UNCACHED = (b"cache-control", b"no-store")
@@ -83,8 +83,7 @@ class AdminEndpoints:
 
     async def _answer_revoke(self, request: Request) -> Answer:
         try:
-            body = b"" if request.body is None else await _read(request.body)
-            document = decode(body)
+            document = decode(await read_whole(request.body, _MAX_BODY, request.headers))
         except (RejectedError, UndecodableError) as error:
             return problem(error.status if isinstance(error, RejectedError) else 400, f"{error}; {_WANTED}")
         identity = document.get("identity") if isinstance(document, dict) else None
@@ -115,15 +114,6 @@ class AdminEndpoints:
         if again is None:
             return problem(410, f"nothing takes deliveries at {entry.path} any more")
         return _shown(again.shown(), again.outcome.status)
-
-
-async def _read(body: Body) -> bytes:
-    data = b""
-    async for piece in body:
-        data += piece
-        if len(data) > _MAX_BODY:
-            raise RejectedError(413, f"the body is larger than {_MAX_BODY} bytes")
-    return data
 
 
 def _only(methods: bytes) -> Answer:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ssegate.core.headers import Headers
 from ssegate.core.hub import Subscriber
-from ssegate.errors import UpstreamTimeoutError
+from ssegate.errors import RejectedError, UpstreamTimeoutError
 from ssegate.upstream.relay import Relaying as Relaying
 from ssegate.upstream.relay import Viewer as Viewer
 
@@ -106,6 +106,34 @@ Reply = Answer | Stream | Relay
 Answering = Callable[[Request], Reply | Awaitable[Reply]]
 """What an edge is given: the gate's one method. Only what has to wait (for a first poll, for a webhook's body) is awaited.
 It raises nothing but `ClientGoneError`, out of the request's body."""
+
+
+async def read_whole(body: Body | None, limit: int, headers: Headers, limit_name: str = "") -> bytes:
+    """Read a whole body. `limit_name`: the key of the configuration that says the limit; empty is none.
+
+    Raises `RejectedError` 413 as soon as it is too large, by its own word or in fact, and what the body raises.
+    """
+    length = headers.get("content-length")
+    if length is not None and length.isdigit() and int(length[:20]) > limit:
+        raise _too_large(limit, limit_name)
+    if body is None:
+        return b""
+    if (whole := body.take_whole()) is not None:
+        if len(whole) > limit:
+            raise _too_large(limit, limit_name)
+        return whole
+    parts: list[bytes] = []
+    size = 0
+    async for part in body:
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit, limit_name)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int, name: str) -> RejectedError:
+    return RejectedError(413, f"the body is larger than {limit} bytes{f' ({name})' if name else ''}")
 
 
 def problem(status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, close: bool = False) -> Answer:

@@ -12,9 +12,8 @@ from ssegate.admin.diary import Diary, Entry, Outcome
 from ssegate.core.delivery import Delivery, Message
 from ssegate.core.routing import parse_query
 from ssegate.core.scheme import Greeting, Scheme
-from ssegate.edge.exchange import Answer, Request, problem
+from ssegate.edge.exchange import Answer, Request, problem, read_whole
 from ssegate.errors import BrokerError, RejectedError
-from ssegate.gate.bodies import read_whole
 from ssegate.gate.hooks import Hook
 from ssegate.gate.routes import WebhookRoute
 from ssegate.gate.topics import Topics

@@ -10,9 +10,8 @@ from ssegate.core.headers import Pair
 from ssegate.core.routing import accepted_query, parse_query
 from ssegate.core.shape import EVENT_STREAM
 from ssegate.core.tickets import LIFE
-from ssegate.edge.exchange import Answer, Request, problem
+from ssegate.edge.exchange import Answer, Request, problem, read_whole
 from ssegate.errors import RejectedError, UndecodableError
-from ssegate.gate.bodies import read_whole
 from ssegate.gate.door import Asked
 from ssegate.gate.routes import AnyEventRoute, JoinedRoute, NamesOf, ProxyRoute, Table
 from ssegate.gate.streams import Streams, guards_of
