@@ -164,6 +164,7 @@ class JoinedOpening:
         if isinstance(found, Watch) and found.is_cold:
             status = await streams.topics.first_answer(found)
             if status is not None:
+                streams.note_upstream(status, target.route, self.viewer)
                 return status
             if streams.topics.hub.get(topic.key) is not topic:
                 raise TurnedAwayError("topics")  # it had to give way meanwhile

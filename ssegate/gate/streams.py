@@ -314,6 +314,7 @@ class Streams:
         viewer = replace(viewer, since=viewer.since or Position(journal.epoch, journal.head))
         status = await self.topics.first_answer(watch)
         if status is not None:
+            self.note_upstream(status, watch.route.route, viewer)
             return problem(status, f"the upstream answered {status}", viewer.shared)
         topic = self.topics.hub.get(watch.topic.key)  # it may have had to give way meanwhile
         if (reason := self.refusal(viewer)) is not None:
@@ -335,11 +336,18 @@ class Streams:
         if opened is None:
             return self.turn_away("topics", viewer)
         if isinstance(opened, Answer):
+            self.note_upstream(opened.status, target.route, viewer)
             is_trouble = opened.status >= 500 and viewer.is_event_source
             return self._turn_back(opened.status, viewer) if is_trouble else opened
         still = self.still(target, params, asked, viewer.request.headers, opened)
         shown = self._show_own(opened, viewer, still)
         return await shown if isinstance(shown, Awaitable) else shown
+
+    def note_upstream(self, status: int, route: Route, viewer: Viewer) -> None:
+        """The upstream says what the viewer is told; where that is a refusal, an operator may want to know why."""
+        if status in (401, 403):
+            refused = Refused(status, f"the upstream answered {status}")
+            self.door.note(refused, route.auth or (), viewer.asked, viewer.principal)
 
     def _show_own(self, watch: Watch, viewer: Viewer, still: Still | None) -> Reply | Awaitable[Reply]:
         self.topics.go_on(watch)

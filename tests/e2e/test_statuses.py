@@ -48,6 +48,8 @@ async def test_a_cold_topic_passes_on_what_concerns_the_viewer(edge: Edge, statu
         assert reply.get("access-control-allow-origin") == PAGE[1], "so that the page can read it"
         assert reply.get("access-control-allow-credentials") == "true"
         assert "Origin" in (reply.get("vary") or "")
+        reasons = [denial.reason for denial in gate.service.gate.denials]
+        assert reasons == ([f"the upstream answered {status}"] if status in (401, 403) else []), "for the operator"
         api.put("/orders/17", {"id": 17})
         async with gate.watch("/orders/17/events") as viewer:
             assert said((await viewer.event()).data) == {"id": 17}, "it is asked again for the next viewer"
