@@ -28,7 +28,7 @@ TICKET_FIELD = "ticket"
 TICKET_MARK = "sst_"
 """What tickets begin with, so that one that strays can be told from a backend's own."""
 
-_CREDENTIAL = re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]*){1,2}|" + TICKET_MARK + r"[\w-]{8,}")
+_CREDENTIAL = re.compile(rf"(?<![\w-])(?:eyJ[\w-]{{8,}}(?:\.[\w-]*){{1,2}}|{TICKET_MARK}[\w-]{{8,}})")
 """What stands in the wrong place when it stands in a path: a JWT, or a ticket."""
 
 _NO_CREDENTIAL = "a credential is needed, and there is none, or it is not good any more"

@@ -168,10 +168,15 @@ def without_ticket(target: bytes, mark: str = "") -> bytes:
     if TICKET_FIELD.encode() not in query and b"%" not in query:
         return target
     kept = b"&".join(field for field in query.split(b"&") if not _is_ticket(field, mark))
+    if len(kept) == len(query):
+        return target
     return path + sign + kept if kept else path
 
 
 def _is_ticket(field: bytes, mark: str) -> bool:
     """Also one that is written in another way: others decode it too."""
+    length = len(field.partition(b"=")[0])
+    if not len(TICKET_FIELD) <= length <= 3 * len(TICKET_FIELD):
+        return False
     read = parse_query(field)
     return bool(read) and read[0][0] == TICKET_FIELD and read[0][1].startswith(mark)
